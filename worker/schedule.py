@@ -1,0 +1,39 @@
+"""When scheduled work is due: pure arithmetic on intervals and cron expressions."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import assert_never
+
+from cronsim import CronSim
+
+from worker.settings import Cron, Every
+
+_SHORTEST_TICK, _LONGEST_TICK = timedelta(seconds=1), timedelta(seconds=15)
+
+
+def next_after(when: Every | Cron, last: datetime) -> datetime:
+    """The first time after `last` at which the work is due."""
+    match when:
+        case Every(interval):
+            return last + interval
+        case Cron(expression):
+            return next(CronSim(expression, last.astimezone(UTC)))
+        case _:
+            assert_never(when)
+
+
+def is_due(when: Every | Cron, last: datetime | None, now: datetime) -> bool:
+    """Whether work that was last begun at `last` (None: never) should begin at `now`."""
+    if last is None:
+        return True
+    # A `last` in the future comes from a clock that was set back; waiting for it could take long.
+    return last > now or next_after(when, last) <= now
+
+
+def tick(timings: Iterable[Every | Cron]) -> timedelta:
+    """How often to look whether any of `timings` is due.
+
+    Four times an interval: a look at exactly the interval comes a moment early half of the time,
+    and the work would wait for the next one."""
+    quarters = (when.interval / 4 for when in timings if isinstance(when, Every))
+    return max(_SHORTEST_TICK, min([_LONGEST_TICK, *quarters]))
