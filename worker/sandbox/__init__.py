@@ -1,0 +1,1 @@
+"""A faithful, stateful stand-in of both source APIs and of a webhook receiver."""
