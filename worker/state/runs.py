@@ -1,0 +1,50 @@
+"""The history of runs."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine
+from sqlmodel import Session, col, delete, select
+
+from worker.errors import ConfigInvalid
+from worker.findings import Run
+from worker.state.database import transaction
+from worker.state.tables import RunRow
+
+
+def record(engine: Engine, done: Iterable[Run]) -> None:
+    """Keeps runs that have ended; one that went on since is kept as it ended last."""
+    with transaction(engine) as session:
+        for run in done:
+            session.merge(_row(run))
+
+
+def recent(engine: Engine, source: str | None = None, limit: int | None = None) -> Sequence[RunRow]:
+    """Runs, newest first."""
+    query = select(RunRow).order_by(col(RunRow.started_at).desc(), col(RunRow.run_id)).limit(limit)
+    if source is not None:
+        query = query.where(RunRow.source == source)
+    with transaction(engine) as session:
+        return session.exec(query).all()
+
+
+def named(engine: Engine, run_id: str) -> RunRow:
+    """One run; ConfigInvalid when there is none of that id."""
+    with transaction(engine) as session:
+        run = session.get(RunRow, run_id)
+    if run is None:
+        raise ConfigInvalid(f"no run {run_id!r}", ["`stocktake runs` lists them"])
+    return run
+
+
+def _row(run: Run) -> RunRow:
+    values: dict[str, Any] = asdict(run) | run.counts
+    evidence = {"reason": values.pop("reason"), "events": values.pop("events")}
+    return RunRow(**values, evidence=evidence)
+
+
+def prune(session: Session, before: datetime) -> None:
+    """Removes runs that began before a moment."""
+    session.execute(delete(RunRow).where(col(RunRow.started_at) < before))
