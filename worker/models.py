@@ -84,7 +84,8 @@ class PageNumber:
 @dataclass(frozen=True, slots=True)
 class After:
     """The page after `cursor` (None: the first) of a keyset listing, optionally only ids in
-    [`lower`, `upper`), optionally newest first by the field `newest`."""
+    [`lower`, `upper`), optionally sorted by `newest`: a field and a direction as the source spells
+    it, such as "installedAt desc_nulls_last"."""
 
     cursor: str | None
     size: int

@@ -30,6 +30,18 @@ def recent(engine: Engine, source: str | None = None, limit: int | None = None) 
         return session.exec(query).all()
 
 
+def last_full(engine: Engine, source: str, scope: str) -> RunRow | None:
+    """The newest full run over one listing."""
+    query = (
+        select(RunRow)
+        .where(RunRow.source == source, RunRow.scope == scope, RunRow.mode == "full")
+        .order_by(col(RunRow.started_at).desc())
+        .limit(1)
+    )
+    with transaction(engine) as session:
+        return session.exec(query).first()
+
+
 def named(engine: Engine, run_id: str) -> RunRow:
     """One run; ConfigInvalid when there is none of that id."""
     with transaction(engine) as session:

@@ -1,11 +1,13 @@
 """What is known of a source between its syncs: paused, rate limited, failing, fresh."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import Engine
 from sqlmodel import select
 
+from worker.findings import Accepted
 from worker.settings import Source
 from worker.state.database import transaction
 from worker.state.tables import SourceState
@@ -61,5 +63,14 @@ def resume(engine: Engine, source: Source) -> None:
 
     def edit(row: SourceState) -> None:
         row.paused, row.rate_limited_until, row.strikes = False, None, 0
+
+    change(engine, source, edit)
+
+
+def accept(engine: Engine, source: Source, accepted: Accepted) -> None:
+    """Keeps what the source was found to accept."""
+
+    def edit(row: SourceState) -> None:
+        row.accepted = asdict(accepted)
 
     change(engine, source, edit)

@@ -64,6 +64,10 @@ class SourceState(SQLModel, table=True):
     last_synced_at: datetime | None = Field(default=None, sa_type=UtcTime)
     last_full_at: datetime | None = Field(default=None, sa_type=UtcTime)
     retractions: int = 0  # inferred deletions that were taken back: the target is zero
+    # What a probe found it to accept (routes.Accepted); None: not probed yet.
+    accepted: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    # Per listing: how often in a row it called for a full walk, and when last.
+    escalations: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON))
 
 
 class HoldRow(SQLModel, table=True):

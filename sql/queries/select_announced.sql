@@ -1,0 +1,2 @@
+-- Scopes whose created events are announced.
+select scope, announced_from from private.scopes where source = $source and announced_from is not null

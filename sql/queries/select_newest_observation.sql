@@ -1,0 +1,2 @@
+-- When the newest staged answer was asked for.
+select max(observed_at) from staged

@@ -1,0 +1,2 @@
+-- Which commit of which store this copy shows.
+select store_id, commit_number, published_at from publication

@@ -1,0 +1,2 @@
+-- After a migration.
+update private.store set schema_version = $version

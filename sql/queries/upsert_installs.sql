@@ -1,0 +1,3 @@
+-- The new revisions.
+insert or replace into installs by name
+select * from changed_installs

@@ -1,0 +1,3 @@
+-- The new revisions.
+insert or replace into integrations by name
+select * from changed_integrations

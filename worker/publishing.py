@@ -1,0 +1,57 @@
+"""When the published copy is made, and what the state store adds to it."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Engine
+
+from worker import clock, warehouse
+from worker.settings import Settings
+from worker.state import holds, runs, sources
+from worker.state.tables import document
+from worker.warehouse import Publication
+
+
+def publish_if_due(settings: Settings, engine: Engine, *, force: bool = False) -> bool:
+    """Publishes when the copy is behind its store, or too old to show freshness; says whether."""
+    shown = warehouse.publication(settings.published_path)
+    with warehouse.opened(settings.store_path, clock.now()) as store:
+        newest = (store.id, store.commit_number)
+    now = clock.now()
+    if not (force or _due(settings, shown, newest, now)):
+        return False
+    warehouse.publish(settings.store_path, settings.published_path, now, _tables(engine, now))
+    return True
+
+
+def _due(
+    settings: Settings, shown: Publication | None, newest: tuple[str, int], now: datetime
+) -> bool:
+    if shown is None or shown.store_id != newest[0]:
+        return True
+    age = now - shown.published_at
+    behind = shown.commit_number != newest[1]
+    # A copy from the future was made before the clock was set back.
+    return (
+        age >= settings.publish.max_age
+        or (behind and age >= settings.publish.min_interval)
+        or shown.published_at > now
+    )
+
+
+def _tables(engine: Engine, now: datetime) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+    return {
+        "sync_runs": [document(run) for run in runs.recent(engine)],
+        "holds": [hold.model_dump(exclude={"ids", "reason"}) for hold in holds.every(engine)],
+        "sources": [
+            {
+                "source": each.source,
+                "dialect": each.dialect,
+                "last_synced_at": each.last_synced_at,
+                "last_full_at": each.last_full_at,
+                "published_at": now,
+            }
+            for each in sources.every(engine)
+        ],
+    }

@@ -1,0 +1,21 @@
+"""The DuckDB files. The only package that imports duckdb, and the only reader of sql/."""
+
+from worker.warehouse.asking import Answer, ask, read
+from worker.warehouse.connection import locked
+from worker.warehouse.publishing import Publication, publication, publish
+from worker.warehouse.store import Harvest, Remembered, Store, opened, rehearsed
+
+__all__ = [
+    "Answer",
+    "Harvest",
+    "Publication",
+    "Remembered",
+    "Store",
+    "ask",
+    "locked",
+    "opened",
+    "publication",
+    "publish",
+    "read",
+    "rehearsed",
+]
