@@ -1,0 +1,328 @@
+"""The way of a delivery from the state store to a receiver and back."""
+
+import threading
+from contextlib import ExitStack
+from datetime import timedelta
+from functools import partial
+
+import pytest
+from receivers import NOON, SECRET, STORE, endpoint, event, receiving, replying
+from sqlalchemy import text
+from standardwebhooks import Webhook
+
+from worker import clock, relay
+from worker.deliver import Delivered, deliver
+from worker.outbound import Health
+from worker.relay import Log
+from worker.sender import Sender
+from worker.state import connect, deliveries, transaction
+
+SECOND = timedelta(seconds=1)
+
+
+@pytest.fixture
+def engine(tmp_path):
+    engine = connect(f"sqlite:///{tmp_path}/state.db")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def open_receiver():
+    """Receivers that run until the test ends."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(receiving())
+
+
+class Time(threading.Event):
+    """The time of a test, and its stop: waiting for a stop that does not come takes time."""
+
+    def __init__(self, now=NOON):
+        super().__init__()
+        self.now = now
+
+    def wait(self, timeout=None):
+        self.now += timedelta(seconds=timeout)
+        return self.is_set()
+
+
+def due(engine, endpoints, *events, now=NOON):
+    """Register the endpoints and make deliveries of the events."""
+    relay.register(engine, endpoints, STORE, 0, now)
+    relay.relay(engine, endpoints, Log(STORE, len(events), events), now)
+
+
+def send(engine, endpoints, now=NOON, time=None, **options):
+    time = time or Time(now)
+    return deliver(
+        engine, endpoints, **{"stop": time, "now": lambda: time.now, "jitter": float, **options}
+    )
+
+
+def rows(engine, *columns, table="deliveries"):
+    with engine.connect() as connection:
+        query = text(f"select {', '.join(columns)} from {table} order by 1")  # noqa: S608
+        return [tuple(row) for row in connection.execute(query)]
+
+
+def sent(receiver):
+    return [received.headers["webhook-id"] for received in receiver.received]
+
+
+def test_what_is_due_arrives_signed_and_is_recorded(engine, open_receiver):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url, headers={"x-team": "crm"})
+    due(engine, [crm], event(1))
+    assert send(engine, [crm], now=clock.now()) == Delivered(1, 0, 0, 0)
+    (received,) = receiver.received
+    assert Webhook(SECRET).verify(received.body, dict(received.headers))["type"] == event(1).type
+    assert received.headers["x-team"] == "crm"
+    assert received.headers["stocktake-event-type"] == "install.upgraded"
+    assert rows(engine, "state", "attempts", "last_status") == [("delivered", 1, 204)]
+    assert rows(engine, "endpoint", "status", table="attempts") == [("crm", 204)]
+
+
+def test_without_deliveries_nothing_happens(engine):
+    crm = endpoint()
+    assert send(engine, [crm]) == Delivered(0, 0, 0, 0)
+    due(engine, [crm])
+    assert send(engine, [crm]) == Delivered(0, 0, 0, 0)
+
+
+def test_nothing_goes_to_an_endpoint_that_is_paused(engine, open_receiver):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1))
+    with transaction(engine) as session:
+        deliveries.save_health(session, "crm", Health(paused=True))
+    send(engine, [crm])
+    assert receiver.received == []
+
+
+def test_a_failed_delivery_keeps_its_id_and_body_when_it_is_tried_again(engine, open_receiver):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1))
+    receiver.reply = replying(503)
+    assert send(engine, [crm]) == Delivered(0, 1, 0, 1)
+    assert send(engine, [crm], now=NOON + 4 * SECOND) == Delivered(0, 0, 0, 1)
+    receiver.reply = replying(200)
+    assert send(engine, [crm], now=NOON + 5 * SECOND) == Delivered(1, 0, 0, 0)
+    first, second = receiver.received
+    assert sent(receiver) == ["evt_1", "evt_1"]
+    assert first.body == second.body
+    assert first.headers["webhook-timestamp"] != second.headers["webhook-timestamp"]
+    assert [each.headers["stocktake-attempt"] for each in (first, second)] == ["1", "2"]
+
+
+def test_after_ten_attempts_a_delivery_is_dead(engine, open_receiver):
+    receiver = open_receiver()
+    receiver.reply = replying(404)
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1))
+    now = NOON
+    for _ in range(10):
+        send(engine, [crm], now=now)
+        now += 24 * 60 * 60 * SECOND
+    assert rows(engine, "state", "reason", "attempts") == [("dead", "exhausted", 10)]
+    assert len(receiver.received) == 10
+
+
+def test_waiting_goes_on_until_nothing_is_open(engine, open_receiver):
+    receiver = open_receiver()
+    replies = iter([replying(503), replying(200)])
+    receiver.reply = lambda handler, received: next(replies)(handler, received)
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1))
+    time = Time()
+    done = send(engine, [crm], wait_s=60, time=time)
+    assert done == Delivered(1, 1, 0, 0)
+    assert time.now == NOON + 5 * SECOND
+
+
+def test_waiting_ends_when_its_time_is_over(engine, open_receiver):
+    receiver = open_receiver()
+    receiver.reply = replying(503)
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1))
+    time = Time()
+    done = send(engine, [crm], wait_s=20, time=time)
+    assert done == Delivered(0, 2, 0, 1)
+    assert time.now == NOON + 20 * SECOND
+
+
+def test_after_a_stop_nothing_more_is_claimed_and_what_is_in_flight_ends(engine, open_receiver):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url, max_in_flight=1)
+    due(engine, [crm], event(1, "ins_1"), event(2, "ins_2"))
+    stop = threading.Event()
+
+    def reply(handler, received):
+        stop.set()
+        replying(204)(handler, received)
+
+    receiver.reply = reply
+    assert send(engine, [crm], stop=stop, wait_s=60) == Delivered(1, 0, 0, 1)
+    assert sent(receiver) == ["evt_1"]
+    assert [state for _, state in rows(engine, "event_id", "state")] == ["delivered", "pending"]
+
+
+def test_a_crash_between_claim_and_record_sends_again_when_the_lease_ends(engine, open_receiver):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1))
+
+    class Crash(BaseException):
+        pass
+
+    class Crashing(Sender):
+        async def send(self, headers, body):
+            await super().send(headers, body)
+            raise Crash
+
+    with pytest.raises(Crash):
+        send(engine, [crm], make_sender=Crashing)
+    assert rows(engine, "state") == [("in_flight",)]
+    assert send(engine, [crm], now=NOON + 44 * SECOND) == Delivered(0, 0, 0, 1)
+    assert send(engine, [crm], now=NOON + 45 * SECOND) == Delivered(1, 0, 0, 0)
+    assert sent(receiver) == ["evt_1", "evt_1"]
+
+
+def test_events_of_one_install_arrive_in_order_and_one_at_a_time(engine, open_receiver):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url, max_in_flight=4)
+    events = [event(number, f"ins_{number % 3}") for number in range(1, 31)]
+    due(engine, [crm], *events)
+    replies = iter([replying(503)] + [replying(204)] * 40)
+    receiver.reply = lambda handler, received: next(replies)(handler, received)
+    time = Time()
+    send(engine, [crm], wait_s=60, time=time)
+    delivered = list(dict.fromkeys(sent(receiver)))
+    for install in range(3):
+        mine = [each.event_id for each in events if each.install_id == f"ins_{install}"]
+        assert [event_id for event_id in delivered if event_id in mine] == mine
+    assert len(sent(receiver)) == 31
+
+
+def test_an_endpoint_that_does_not_answer_does_not_delay_the_others(engine, open_receiver):
+    silent, healthy = open_receiver(), open_receiver()
+    silent.reply = silent.hang
+
+    def reply(handler, received):
+        replying(204)(handler, received)
+        if len(healthy.received) == 20:
+            silent.released.set()  # only now does the silent one break off
+
+    healthy.reply = reply
+    endpoints = [endpoint("silent", silent.url), endpoint("healthy", healthy.url)]
+    due(engine, endpoints, *(event(number, f"ins_{number}") for number in range(1, 21)))
+    assert send(engine, endpoints).delivered == 20
+    faults = {fault for _, fault in rows(engine, "endpoint", "fault", table="attempts")}
+    assert "deadline" not in faults
+
+
+def test_never_more_are_in_flight_than_the_endpoint_may_have(engine, open_receiver):
+    receiver = open_receiver()
+    most = []
+
+    def reply(handler, received):
+        states = rows(engine, "event_id", "state")
+        most.append(sum(state == "in_flight" for _, state in states))
+        replying(204)(handler, received)
+
+    receiver.reply = reply
+    crm = endpoint(url=receiver.url, max_in_flight=2)
+    due(engine, [crm], *(event(number, f"ins_{number}") for number in range(1, 11)))
+    assert send(engine, [crm]).delivered == 10
+    assert max(most) == 2
+
+
+def test_no_more_than_so_many_are_sent_in_a_minute(engine, open_receiver):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url, max_per_minute=3)
+    due(engine, [crm], *(event(number, f"ins_{number}") for number in range(1, 6)))
+    assert send(engine, [crm]) == Delivered(3, 0, 0, 2)
+    assert send(engine, [crm], now=NOON + 59 * SECOND).delivered == 0
+    assert send(engine, [crm], now=NOON + 60 * SECOND) == Delivered(2, 0, 0, 0)
+
+
+def test_behind_the_breaker_nothing_is_sent_and_then_one_probe(engine, open_receiver):
+    receiver = open_receiver()
+    receiver.reply = replying(503)
+    crm = endpoint(url=receiver.url, max_in_flight=1)
+    due(engine, [crm], *(event(number, f"ins_{number}") for number in range(1, 9)))
+    assert send(engine, [crm]).failed == 5
+    assert send(engine, [crm], now=NOON + 59 * SECOND).failed == 0
+    assert send(engine, [crm], now=NOON + 60 * SECOND).failed == 1
+    receiver.reply = replying(204)
+    assert send(engine, [crm], now=NOON + 179 * SECOND).delivered == 0
+    assert send(engine, [crm], now=NOON + 180 * SECOND).delivered == 8
+
+
+def test_gone_disables_the_endpoint_pauses_the_rest_and_tells_the_others(engine, open_receiver):
+    receiver, watcher = open_receiver(), open_receiver()
+    receiver.reply = replying(410)
+    crm = endpoint("crm", receiver.url, events=("*",), max_in_flight=1)
+    ops = endpoint("ops", watcher.url, events=("endpoint.*",))
+    due(engine, [crm, ops], event(1, "ins_1"), event(2, "ins_2"))
+    assert send(engine, [crm, ops]) == Delivered(1, 0, 1, 0)
+    assert sent(receiver) == ["evt_1"]
+    assert rows(engine, "event_id", "state", "reason")[:2] == [
+        ("evt_1", "dead", "gone"),
+        ("evt_2", "paused", "gone"),
+    ]
+    (told,) = watcher.received
+    assert told.headers["stocktake-event-type"] == "endpoint.disabled"
+    assert b'"endpoint":"crm","reason":"gone"' in told.body
+
+
+def test_a_blocked_address_ends_the_delivery_and_flags_the_endpoint(engine, open_receiver):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url, allow_private_networks=False)
+    due(engine, [crm], event(1))
+    assert send(engine, [crm]) == Delivered(0, 0, 1, 0)
+    assert rows(engine, "state", "reason") == [("dead", "blocked")]
+    assert rows(engine, "name", "flag", table="endpoints") == [("crm", "blocked")]
+    assert receiver.received == []
+
+
+def test_an_endpoint_removed_while_it_is_sent_to_is_let_go(engine, open_receiver):
+    receiver = open_receiver()
+
+    def reply(handler, received):
+        relay.register(engine, [], STORE, 0, NOON)
+        replying(204)(handler, received)
+
+    receiver.reply = reply
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1))
+    assert send(engine, [crm]) == Delivered(0, 0, 0, 0)
+    assert rows(engine, "state", "reason") == [("dead", "endpoint_removed")]
+
+
+def test_no_transaction_is_open_while_a_request_is_under_way(engine, open_receiver):
+    receiver = open_receiver()
+
+    def reply(handler, received):
+        with transaction(engine) as session:  # would wait for an open one
+            deliveries.advance(session, ["crm"], 99)
+        replying(204)(handler, received)
+
+    receiver.reply = reply
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1))
+    deadline = partial(Sender, deadline_s=5.0)
+    assert send(engine, [crm], make_sender=deadline).delivered == 1
+
+
+def test_neither_log_nor_state_quotes_the_path_of_an_endpoint(engine, open_receiver, caplog):
+    receiver = open_receiver()
+    receiver.reply = replying(500)
+    chat = endpoint("chat", receiver.url + "/T0/hush", format="slack", secrets=())
+    due(engine, [chat], event(1))
+    with caplog.at_level("DEBUG"):
+        send(engine, [chat])
+    assert receiver.received[0].path.endswith("/T0/hush")
+    ((error,),) = rows(engine, "last_error")
+    assert error == f"{receiver.url.removesuffix('/hook')} answered 500"
+    assert "hush" not in caplog.text

@@ -1,0 +1,94 @@
+"""After a commit: runs, holds and notices into the state store, events into deliveries."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import Engine
+
+from worker import clock, outcomes
+from worker.findings import Plan, Run
+from worker.relay import Log, announce, announce_in, cursor, register
+from worker.relay import relay as relay_events
+from worker.settings import Settings, Source
+from worker.state import holds, runs, sources, transaction
+from worker.state.tables import SourceState
+from worker.warehouse import Store
+from worker.webhooks import notice_id
+
+FAILURES_TO_TELL: Final = 3
+_BATCH: Final = 5000  # events read from the store at a time
+
+
+def relay(settings: Settings, engine: Engine, store: Store) -> int:
+    """Makes the deliveries that are not made yet; returns how many. Any crash is caught up here:
+    cursors and deliveries are one transaction of the state store, events stay in the log."""
+    now, head = clock.now(), store.last_sequence
+    register(engine, settings.endpoints, store.id, head, now)
+    made = 0
+    while (after := cursor(engine, settings.endpoints)) is not None:
+        events = store.events(after, _BATCH)
+        made += relay_events(engine, settings.endpoints, Log(store.id, head, events), now)
+        if not events:
+            break
+    for notice in store.baselines():
+        _tell(settings, engine, store.id, notice, now)
+    return made
+
+
+def _tell(
+    settings: Settings, engine: Engine, store_id: str, notice: Mapping[str, Any], now: datetime
+) -> None:
+    id = notice_id(store_id, "sync.baseline", notice["source"], str(notice["announced_from"]))
+    announce(engine, settings.endpoints, id, "sync.baseline", notice["source"], notice, now)
+
+
+def record(
+    settings: Settings,
+    engine: Engine,
+    source: Source,
+    done: Sequence[Run],
+    plan: Plan,
+    commit_at: datetime,
+) -> None:
+    """Keeps the runs of one commit, and opens the holds that its plan proposes."""
+    runs.record(engine, done)
+    if taken_back := sum(change.retraction for change in plan.changes):
+
+        def count(row: SourceState) -> None:
+            row.retractions += taken_back
+
+        sources.change(engine, source, count)
+    with transaction(engine) as session:
+        for hold in holds.open_in(session, source.name, plan.holds, commit_at):
+            data = hold.model_dump(mode="json", exclude={"ids", "decided_at"})
+            id = notice_id(hold.hold_id, "sync.held")
+            announce_in(session, settings.endpoints, id, "sync.held", source.name, data, commit_at)
+
+
+def conclude(
+    settings: Settings, engine: Engine, source: Source, done: Sequence[Run], *, whole: bool
+) -> None:
+    """Keeps how the sync ended (`whole`: of all listings), and tells when a source keeps failing
+    or has recovered."""
+    now, failed = clock.now(), outcomes.failed(done)
+    limited = any(run.outcome == "rate_limited" for run in done)
+    before = sources.known(engine, source).failures
+
+    def edit(row: SourceState) -> None:
+        row.last_tried_at = now
+        if failed:
+            row.failures += 1
+        elif not limited:
+            row.failures, row.strikes, row.last_synced_at = 0, 0, now
+            if whole and all(run.mode == "full" for run in done):
+                row.last_full_at = now
+
+    after = sources.change(engine, source, edit).failures
+    runs.record(engine, done)
+    if after == FAILURES_TO_TELL or (before >= FAILURES_TO_TELL and not after):
+        type_ = "sync.failed" if after else "sync.recovered"
+        errors = sorted({run.error or run.reason or run.outcome for run in done if failed})
+        data = {"source": source.name, "failures": after or before, "errors": errors}
+        id = notice_id(done[0].run_id, type_)
+        announce(engine, settings.endpoints, id, type_, source.name, data, now)

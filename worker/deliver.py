@@ -1,0 +1,251 @@
+"""Sends what is due: claims deliveries, posts them, and settles what came back."""
+
+import asyncio
+import logging
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Engine
+from sqlmodel import Session
+
+from worker import __version__, aftermath, clock, relay, warehouse, webhooks
+from worker.errors import StoreBusy, StoreUnusable
+from worker.outbound import Attempt, Claim, Health, Settled
+from worker.sender import Sender
+from worker.settings import Endpoint, Settings
+from worker.state import connect_state, deliveries
+from worker.state.database import transaction
+
+log = logging.getLogger(__name__)
+
+# How long new work of other processes, a lapsed lease or a retry may go unnoticed.
+_POLL_S = 0.5
+_MINUTE = timedelta(minutes=1)
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What came of a batch: attempts by what followed, and deliveries still open."""
+
+    delivered: int
+    failed: int  # to be tried again
+    dead: int
+    pending: int
+
+
+def deliver(
+    engine: Engine,
+    endpoints: Sequence[Endpoint],
+    *,
+    stop: threading.Event,
+    wait_s: float | None = None,
+    now: Clock = clock.now,
+    jitter: Callable[[], float] = random.random,
+    make_sender: Callable[[Endpoint], Sender] = Sender,
+) -> Delivered:
+    """Send what is due; with `wait_s`, until nothing is open or that many seconds are over.
+
+    After `stop` is set nothing more is claimed, and what is in flight ends within the deadline.
+    """
+    by_name = {endpoint.name: endpoint for endpoint in endpoints}
+    desk = _Desk(engine, by_name, now, jitter)
+    post = _Post(by_name, now, make_sender)
+    began = now()
+    asyncio.run(_work(desk, post, stop, wait_s, now))
+    done = desk.result()
+    if desk.settled:
+        facts = " ".join(f"{name}={count}" for name, count in asdict(done).items())
+        log.info("deliver %s seconds=%.2f", facts, (now() - began).total_seconds())
+    return done
+
+
+def deliver_now(
+    settings: Settings, engine: Engine, stop: threading.Event, wait_s: float | None = None
+) -> Delivered:
+    """Relay what a crash may have left in the event log, then send what is due.
+
+    A store that is busy or unusable keeps no delivery that is made already from being sent.
+    """
+    try:
+        if settings.store_path.exists():
+            with warehouse.opened(settings.store_path, clock.now()) as store:
+                aftermath.relay(settings, engine, store)
+    except (StoreBusy, StoreUnusable) as error:
+        log.warning("relay error=%r", str(error))
+    return deliver(engine, settings.endpoints, stop=stop, wait_s=wait_s)
+
+
+def deliver_due(settings: Settings, stop: threading.Event) -> None:
+    """What the deliver worker does at every wake-up."""
+    deliver_now(settings, connect_state(settings), stop)
+
+
+async def _work(
+    desk: "_Desk", post: "_Post", stop: threading.Event, wait_s: float | None, now: Clock
+) -> None:
+    until = now() + timedelta(seconds=wait_s or 0)
+    under_way: set[asyncio.Task[Attempt]] = set()
+    ended: list[Attempt] = []
+    try:
+        while True:
+            going_on = not stop.is_set() and (wait_s is None or now() < until)
+            # In a thread: a deadline is the receiver's time, not that of our database.
+            claims = await asyncio.to_thread(desk.turn, ended, claiming=going_on)
+            under_way |= {asyncio.create_task(post.send(claim)) for claim in claims}
+            ended = []
+            if under_way:
+                done, under_way = await asyncio.wait(
+                    under_way, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED
+                )
+                ended = [task.result() for task in done]
+            elif wait_s is None or not going_on or not desk.pending():
+                return
+            else:
+                # Nothing is under way, so the loop itself may sleep.
+                stop.wait(min(_POLL_S, (until - now()).total_seconds()))
+    finally:
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        await post.aclose()
+
+
+class _Desk:
+    """Between two sends: settles what came back and claims what is due, in one transaction."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        endpoints: Mapping[str, Endpoint],
+        now: Clock,
+        jitter: Callable[[], float],
+    ) -> None:
+        self._engine = engine
+        self._endpoints = endpoints
+        self._now = now
+        self._jitter = jitter
+        self.settled: Counter[str] = Counter()
+
+    def turn(self, attempts: Iterable[Attempt], *, claiming: bool) -> list[Claim]:
+        """Settle `attempts`; returns what is to be sent next, never more than there are slots."""
+        now = self._now()
+        with transaction(self._engine) as session:
+            before = deliveries.healths(session, self._endpoints)
+
+            ended, after = _judge(attempts, before, now, self._jitter)
+
+            deliveries.finish(session, ended, now)
+            for name in after:
+                if after[name] != before[name]:
+                    self._keep(session, name, before[name], after[name], now)
+            claims = self._claim(session, after, now) if claiming else []
+        self.settled.update(settled.state for _, settled in ended)
+        return claims
+
+    def pending(self) -> int:
+        """How many deliveries are pending or in flight."""
+        with transaction(self._engine) as session:
+            return deliveries.open_deliveries(session, self._endpoints)
+
+    def result(self) -> Delivered:
+        """What came of all turns so far."""
+        count = self.settled
+        failed = count["pending"] + count["paused"]
+        return Delivered(count["delivered"], failed, count["dead"], self.pending())
+
+    def _keep(
+        self, session: Session, name: str, before: Health, after: Health, now: datetime
+    ) -> None:
+        deliveries.save_health(session, name, after)
+        if after.disabled_reason and not before.disabled_reason:
+            self._disable(session, name, after, after.disabled_reason, now)
+
+    def _disable(
+        self, session: Session, name: str, health: Health, reason: str, now: datetime
+    ) -> None:
+        log.warning("endpoint disabled name=%s reason=%s", name, reason)
+        deliveries.pause_pending(session, name, reason)
+        others = [endpoint for each, endpoint in self._endpoints.items() if each != name]
+        notice_id = webhooks.notice_id(webhooks.DISABLED, name, now.isoformat())
+        facts = {"endpoint": name, "reason": reason, "failing_since": health.failing_since}
+        relay.announce_in(session, others, notice_id, webhooks.DISABLED, None, facts, now)
+
+    def _claim(self, session: Session, healths: Mapping[str, Health], now: datetime) -> list[Claim]:
+        in_flight = deliveries.in_flight(session, now)
+        claims: list[Claim] = []
+        for name, health in healths.items():
+            endpoint = self._endpoints[name]
+            recent = 0
+            if endpoint.max_per_minute:
+                recent = deliveries.attempts_since(session, name, now - _MINUTE)
+            free = webhooks.slots(
+                health,
+                in_flight.get(name, 0),
+                recent,
+                endpoint.max_in_flight,
+                endpoint.max_per_minute,
+                now,
+            )
+            if free:
+                claims += deliveries.claim(session, name, free, now)
+        return claims
+
+
+def _judge(
+    attempts: Iterable[Attempt],
+    healths: Mapping[str, Health],
+    now: datetime,
+    jitter: Callable[[], float],
+) -> tuple[list[tuple[Attempt, Settled]], dict[str, Health]]:
+    """What becomes of each attempt's delivery, and how each endpoint fares after all of them."""
+    after = dict(healths)
+    ended: list[tuple[Attempt, Settled]] = []
+    for attempt in attempts:
+        name = attempt.claim.endpoint
+        if name not in after:
+            continue  # taken out of the configuration meanwhile; its deliveries are dead
+        after[name] = webhooks.fare(after[name], webhooks.outcome(attempt.answer), now)
+        settled = webhooks.settle(attempt.claim, attempt.answer, after[name], now, jitter())
+        ended.append((attempt, settled))
+    return ended, after
+
+
+class _Post:
+    """The senders of a batch, each made when it is first needed."""
+
+    def __init__(
+        self,
+        endpoints: Mapping[str, Endpoint],
+        now: Clock,
+        make_sender: Callable[[Endpoint], Sender],
+    ) -> None:
+        self._endpoints = endpoints
+        self._now = now
+        self._make_sender = make_sender
+        self._senders: dict[str, Sender] = {}
+
+    async def send(self, claim: Claim) -> Attempt:
+        endpoint = self._endpoints[claim.endpoint]
+        sender = self._senders.get(endpoint.name)
+        if sender is None:
+            sender = self._senders[endpoint.name] = self._make_sender(endpoint)
+        started_at, began = self._now(), asyncio.get_running_loop().time()
+        answer = await sender.send(_headers(endpoint, claim, started_at), claim.body)
+        seconds = asyncio.get_running_loop().time() - began
+        return Attempt(claim, answer, started_at, seconds)
+
+    async def aclose(self) -> None:
+        for sender in self._senders.values():
+            await sender.aclose()
+
+
+def _headers(endpoint: Endpoint, claim: Claim, now: datetime) -> dict[str, str]:
+    secrets = [secret.get_secret_value() for secret in endpoint.secrets]
+    extra = {name: value.get_secret_value() for name, value in endpoint.headers.items()}
+    return webhooks.headers(claim, secrets, extra, __version__, now)

@@ -1,0 +1,330 @@
+"""One sync of one source: walk, diff, guard, commit, publish, relay. Start reading here."""
+
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Event
+from typing import Any, Final
+
+from sqlalchemy import Engine
+
+from worker import aftermath, clock, dialects, planning, publishing, warehouse
+from worker.budget import Budget
+from worker.changes import Reading
+from worker.client import Client, Manners
+from worker.errors import RateLimited, Refused, StocktakeError
+from worker.findings import Known, Limits, Pair, Plan, Run
+from worker.harvest import Field, Reaped
+from worker.knowledge import Knowledge
+from worker.models import Mode
+from worker.outcomes import joined, run_of
+from worker.planning import Policy
+from worker.schedule import is_due
+from worker.settings import Settings, Source
+from worker.state import connect_state, holds, leases, sources
+from worker.walking import Guide, Observed, Progress, integration_of
+from worker.warehouse import Harvest, Store
+
+log = logging.getLogger(__name__)
+
+_NEVER_LATE: Final = 2**62  # a dry run takes no lease, and works on a copy of the store
+SOURCES_AT_ONCE: Final = 4  # a slow source does not hold up the others
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted of a sync. Without `scopes`: every listing of the source."""
+
+    mode: Mode = "full"
+    scopes: tuple[str, ...] = ()
+    dry_run: bool = False
+    approved: frozenset[str] = frozenset()  # held ids that a person has released
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What came of it: a run per scope, and what was (or, dry, would be) recorded."""
+
+    runs: tuple[Run, ...]
+    plans: tuple[Plan, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one sync works with. `folder` is where its pages are spooled."""
+
+    settings: Settings
+    engine: Engine
+    source: Source
+    wish: Wish
+    fence: int
+    client: Client
+    progress: Progress
+    folder: Path
+    run_ids: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def dialect(self) -> dialects.Dialect:
+        """How the source talks."""
+        return dialects.named(self.source.dialect)
+
+    def run_id(self, scope: str) -> str:
+        """The run of `scope` in this sync, however often it is walked."""
+        return self.run_ids.setdefault(scope, f"run_{uuid.uuid4().hex[:12]}")
+
+    @contextmanager
+    def store(self) -> Iterator[Store]:
+        """The store, open for as short as possible: never across a network call."""
+        path, now = self.settings.store_path, clock.now()
+        if self.wish.dry_run:
+            with warehouse.rehearsed(path, now, scratch=self.folder) as store:
+                yield store
+        else:
+            with warehouse.opened(path, now) as store:
+                yield store
+
+
+def sync(
+    settings: Settings,
+    engine: Engine,
+    source: Source,
+    wish: Wish,
+    stop: Event,
+    progress: Progress = lambda scope, seen, total: None,
+) -> Synced:
+    """Syncs `source` now, in this process.
+
+    What goes wrong with a listing is told in its run. Raised is what keeps the sync from
+    beginning or from being committed: RateLimited, Refused (paused), StoreBusy, StoreUnusable.
+    """
+    _check_allowed(engine, source)
+    with client_of(settings, engine, source, stop) as client:
+        work = partial(Work, settings, engine, source, wish, client=client, progress=progress)
+        if wish.dry_run:
+            with TemporaryDirectory(prefix="stocktake-") as folder:
+                return _sync(work(fence=_NEVER_LATE, folder=Path(folder)))
+        with warehouse.opened(settings.store_path, clock.now()) as store:
+            aftermath.relay(settings, engine, store)
+            floor = store.fence(source.name)
+        with leases.lease(engine, f"sync {source.name}", floor) as fence:
+            synced = _sync(work(fence=fence, folder=settings.spool_dir / source.name))
+        publishing.publish_if_due(settings, engine)
+        return synced
+
+
+def _sync(work: Work) -> Synced:
+    began = time.monotonic()
+    plan, runs = _pass(work, work.wish.mode, work.wish.scopes)
+    plans = [plan]
+    if doubtful := _scopes_to_confirm(work, plan, runs):
+        # So that one sync settles everything on a quiet source, the second walk, which confirms
+        # that a suspect is gone, is made at once (WALK.md, "absence").
+        plan, again = _pass(work, "full", doubtful)
+        plans.append(plan)
+        second = {run.scope: run for run in again}
+        runs = [joined(run, second[run.scope]) if run.scope in second else run for run in runs]
+    if not work.wish.dry_run:
+        whole = not work.wish.scopes
+        aftermath.conclude(work.settings, work.engine, work.source, runs, whole=whole)
+    _log(work.source, runs, time.monotonic() - began)
+    return Synced(tuple(runs), tuple(plans))
+
+
+def _pass(work: Work, mode: Mode, scopes: Sequence[str]) -> tuple[Plan, list[Run]]:
+    """Walks once and commits: gather, decide, apply."""
+    started_at = clock.now()
+    with work.store() as store:
+        ground = _field(work, store)
+
+    reaped = ground.reap(mode, scopes)
+
+    with work.store() as store:
+        with store.transaction():
+            harvest = _harvest(work, ground, reaped)
+            gathered = store.gather(harvest, clock.now())
+            policy = _policy(work, store)
+
+            plan = planning.plan(gathered, harvest.walks, policy)
+
+            store.apply(harvest, gathered, plan)
+        runs = _runs(work, reaped, plan, store.suspects(work.source.name), started_at)
+        if not work.wish.dry_run:
+            aftermath.record(
+                work.settings, work.engine, work.source, runs, plan, gathered.commit_at
+            )
+            aftermath.relay(work.settings, work.engine, store)
+    for spool in ground.spools:
+        spool.sweep()
+    return plan, runs
+
+
+def _check_allowed(engine: Engine, source: Source) -> None:
+    state, now = sources.known(engine, source), clock.now()
+    if state.paused:
+        raise Refused(f"{source.name} is paused; `stocktake resume {source.name}` goes on with it")
+    until = state.rate_limited_until
+    if until and until > now:
+        raise RateLimited(
+            f"{source.name}: rate limited until {until:%Y-%m-%d %H:%M:%S} UTC; "
+            f"`stocktake resume {source.name}` lifts it",
+            until,
+            (until - now).total_seconds(),
+        )
+
+
+@contextmanager
+def client_of(settings: Settings, engine: Engine, source: Source, stop: Event) -> Iterator[Client]:
+    """A client of `source` within its budget; a 429 it meets is kept for all processes."""
+    dialect = dialects.named(source.dialect)
+    client = Client(
+        source,
+        Manners(dialect.ACCEPT, dialect.login(), dialect.read_token, dialect.PENALTY_S),
+        Budget(
+            settings.private_dir / "budgets",
+            source.name,
+            source.requests_per_second,
+            source.max_concurrency,
+        ),
+        stop,
+        strikes=sources.known(engine, source).strikes,
+    )
+    try:
+        yield client
+    finally:
+        client.close()
+        if client.limited_until:
+            sources.limit(engine, source, client.limited_until)
+
+
+def _field(work: Work, store: Store) -> Field:
+    source, observed = work.source, Observed(clock.now(), store.committed_at)
+    return Field(
+        source=source,
+        guide=Guide(source, work.dialect, work.client, observed, work.progress),
+        knowledge=Knowledge(work.settings, work.engine, source, work.store, not work.wish.dry_run),
+        folder=work.folder,
+        round=store.round(source.name),
+        run_id=work.run_id,
+    )
+
+
+def _harvest(work: Work, ground: Field, reaped: Sequence[Reaped]) -> Harvest:
+    walks = tuple(each.walk for each in reaped)
+    return Harvest(
+        source=work.source.name,
+        fence=work.fence,
+        began_at=ground.began_at,
+        walks=walks,
+        spools=tuple(ground.paths),
+        placed=tuple(ground.placed),
+    )
+
+
+def _policy(work: Work, store: Store) -> Policy:
+    dialect = work.dialect
+
+    def columns(pair: Pair, payload: Any) -> Known:
+        if pair.kind == "integration":
+            return dialect.integration(payload)
+        return dialect.install(payload, integration_of(pair.scope))
+
+    # The id is what makes two rows the same install: it cannot be ignored.
+    ignore = tuple(path for path in work.source.ignore if path != dialect.ID)
+    return Policy(
+        source=work.source.name,
+        reading=Reading(columns, ignore),
+        limits=_limits(work, store),
+        cascades=dialect.PAGING == "numbered",
+        listed=work.source.integrations,
+    )
+
+
+def _limits(work: Work, store: Store) -> Limits:
+    guard = work.settings.guard_for(work.source)
+    kept = holds.every(work.engine, work.source.name)
+    return Limits(
+        guard.min_rows,
+        guard.max_share,
+        guard.max_count,
+        held=frozenset(id for hold in kept if hold.status == "open" for id in hold.ids),
+        rejected=frozenset(
+            id
+            for hold in kept
+            if hold.status == "rejected" and hold.decided_at
+            for id in store.unseen_since(work.source.name, hold.ids, hold.decided_at)
+        ),
+        approved=work.wish.approved,
+    )
+
+
+def _runs(
+    work: Work,
+    reaped: Sequence[Reaped],
+    plan: Plan,
+    suspects: Mapping[str, int],
+    started_at: datetime,
+) -> list[Run]:
+    return [
+        run_of(work.source.name, each.walk, each.error, plan, suspects, started_at, clock.now())
+        for each in reaped
+    ]
+
+
+def _scopes_to_confirm(work: Work, plan: Plan, runs: Sequence[Run]) -> list[str]:
+    """The certified listings whose new suspects a second walk may confirm: those in numbered pages,
+    and any that came back empty (of other absences a keyset source was asked already)."""
+    if not plan.suspects:
+        return []
+    numbered = work.dialect.PAGING == "numbered"
+    doubtful = (run for run in runs if run.suspects and run.certificate != "none")
+    return [run.scope for run in doubtful if numbered or not run.seen]
+
+
+def _log(source: Source, runs: Sequence[Run], seconds: float) -> None:
+    for run in runs:
+        log.info(
+            "sync source=%s scope=%s mode=%s outcome=%s certificate=%s requests=%d seen=%d "
+            "events=%d held=%d suspects=%d seconds=%.2f%s",
+            source.name, run.scope, run.mode, run.outcome, run.certificate, run.requests, run.seen,
+            sum(run.counts.values()), run.held, run.suspects, seconds,
+            f" error={run.error!r}" if run.error else "",
+        )  # fmt: skip
+
+
+def sync_due(settings: Settings, stop: Event) -> bool:
+    """Syncs every source that is due, side by side; says whether there may be something to deliver.
+
+    A rate limited or paused source is left alone, and one that another process syncs.
+    """
+    engine = connect_state(settings)
+    due = [(each, mode) for each in settings.sources if (mode := _due_mode(settings, engine, each))]
+    with ThreadPoolExecutor(SOURCES_AT_ONCE, "sync") as pool:
+        done = [pool.submit(_sync_logged, settings, engine, *job, stop) for job in due]
+    return any(each.result() for each in done)
+
+
+def _due_mode(settings: Settings, engine: Engine, source: Source) -> Mode | None:
+    state, now = sources.known(engine, source), clock.now()
+    schedule = settings.schedule_for(source)
+    limited = state.rate_limited_until is not None and state.rate_limited_until > now
+    if state.paused or limited or not is_due(schedule.incremental, state.last_tried_at, now):
+        return None
+    return "full" if is_due(schedule.full, state.last_full_at, now) else "incremental"
+
+
+def _sync_logged(
+    settings: Settings, engine: Engine, source: Source, mode: Mode, stop: Event
+) -> bool:
+    try:
+        return any(plan.events for plan in sync(settings, engine, source, Wish(mode), stop).plans)
+    except StocktakeError as error:
+        log.error("sync source=%s error=%r", source.name, str(error))
+        return False
