@@ -1,0 +1,62 @@
+"""The Celery tasks: wake-ups that call the shell, which finds in the stores what there is to do."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Event
+
+from celery import Celery  # noqa: TID251 - an entry module
+from kombu.exceptions import OperationalError
+
+from worker.errors import StocktakeError
+from worker.settings import Settings
+
+SYNC, DELIVER, PRUNE = "stocktake.sync", "stocktake.deliver", "stocktake.prune"
+
+_log = logging.getLogger(__name__)
+
+
+def register(app: Celery, settings: Settings, stop: Event) -> None:
+    """Give `app` the tasks, bound to `settings`; they end early, between two steps, once `stop`
+    is set."""
+
+    # Each task imports its shell itself: beat and the command line send wake-ups without loading
+    # DuckDB and the HTTP clients, and nothing of them is open in a process that forks.
+    # `shared` would give these tasks, with these settings, to every other application as well.
+
+    @app.task(name=SYNC, shared=False)
+    def sync() -> None:
+        from worker.sync import sync_due
+
+        with _refusal_logged(SYNC):
+            if sync_due(settings, stop):
+                wake(app, DELIVER)
+
+    @app.task(name=DELIVER, shared=False)
+    def deliver() -> None:
+        from worker.deliver import deliver_due
+
+        with _refusal_logged(DELIVER):
+            deliver_due(settings, stop)
+
+    @app.task(name=PRUNE, shared=False)
+    def prune_old() -> None:
+        from worker.prune import prune
+
+        with _refusal_logged(PRUNE):
+            prune(settings)
+
+
+def wake(app: Celery, task: str) -> None:
+    """Send a wake-up. One that the broker does not take is lost without harm: a tick follows."""
+    with suppress(OperationalError):
+        app.send_task(task, retry=False)
+
+
+@contextmanager
+def _refusal_logged(task: str) -> Iterator[None]:
+    # An error raised on purpose is a line for a person; anything else keeps its traceback.
+    try:
+        yield
+    except StocktakeError as error:
+        _log.error("task=%s error=%s", task, str(error).replace("\n", " "))
