@@ -14,7 +14,7 @@ import msgspec
 from worker import dialects, planning
 from worker.changes import Reading
 from worker.dialects.rows import digest
-from worker.findings import Absence, Gathered, Known, Limits, Pair, Plan, ScopeWalk
+from worker.findings import Absence, Gathered, Harvest, Known, Limits, Pair, Plan, ScopeWalk
 from worker.models import (
     INSTALLS,
     INTEGRATIONS,
@@ -34,7 +34,7 @@ from worker.models import (
 from worker.planning import Policy
 from worker.spool import Spool
 from worker.walking import integration_of, kind_of
-from worker.warehouse import Harvest, Store, connection, rows
+from worker.warehouse import Store, connection, rows
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

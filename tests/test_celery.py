@@ -203,7 +203,7 @@ def waiting(app: Celery, queue: str) -> list[str]:
 def test_a_sync_that_committed_something_wakes_the_deliverer(
     committed: bool, messages: list[str], connected: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shell(monkeypatch, "worker.sync", sync_due=lambda settings, stop: committed)
+    shell(monkeypatch, "worker.due", sync_due=lambda settings, stop: committed)
 
     connected.tasks[SYNC].apply(throw=True)
 
@@ -214,7 +214,7 @@ def test_tasks_call_the_shell_with_the_settings_and_the_stop_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[Any, ...]] = []
-    shell(monkeypatch, "worker.sync", sync_due=lambda *given: calls.append(given))
+    shell(monkeypatch, "worker.due", sync_due=lambda *given: calls.append(given))
     shell(monkeypatch, "worker.deliver", deliver_due=lambda *given: calls.append(given))
     shell(monkeypatch, "worker.prune", prune=lambda *given: calls.append(given))
     settings, stop = configured(tmp_path), Event()

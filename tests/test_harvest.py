@@ -1,7 +1,7 @@
 """What the walks of one sync bring home, and what is asked for beside the listings."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +53,9 @@ class Known(Knowledge):
 
     def active(self, scope: str) -> int:
         return 0
+
+    def expected(self, scope: str) -> Set[str]:
+        return frozenset()
 
     def parallel(self, scope: str) -> int:
         return 1

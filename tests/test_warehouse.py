@@ -1,6 +1,5 @@
 """The store: commits that are all or nothing, what is remembered of them, and who may open it."""
 
-import ast
 import dataclasses
 import re
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import msgspec
 import pytest
 from examples import (
     MINUTE,
@@ -39,7 +39,7 @@ from worker.errors import ConfigInvalid, StoreBusy, StoreNewer, StoreUnusable
 from worker.findings import Plan
 from worker.models import INSTALLS, INTEGRATIONS, Event, Install, Integration, installs_of
 from worker.resources import directory
-from worker.warehouse import Store, connection, sql
+from worker.warehouse import Store, connection, rows, sql
 
 OF_B = installs_of("int_b")
 VOICE = policy("aeontel")
@@ -91,6 +91,13 @@ def everything(opened: Handle) -> dict[str, list[str]]:
         "select schema_name || '.' || table_name from duckdb_tables() where not temporary"
     ).fetchall()
     return {name: sorted(map(repr, opened.table(name).fetchall())) for (name,) in names}
+
+
+def document(opened: Handle, id: str, revision: int) -> Any:
+    """A revision as its history tells it, in the form of an event's `before`."""
+    query = "from install_revisions where install_id = $id and revision = $revision"
+    (found,) = rows.dicts(opened.execute(query, {"id": id, "revision": revision}))
+    return {name: value for name, value in msgspec.to_builtins(found).items() if name != "valid_to"}
 
 
 def column(opened: Handle, query: str) -> list[Any]:
@@ -281,6 +288,15 @@ class TestASuspect:
         ).fetchall()
         assert row == (NOON + MINUTE, True, None, NOON + 2 * MINUTE)
 
+    def test_that_was_deleted_is_restored_even_when_it_comes_back_unchanged(
+        self, sync: Callable[..., Plan], handle: Handle
+    ) -> None:
+        for ids in ("ab", "a", "a"):
+            sync(listed(*ids))
+        plan = sync(listed("a", "b", certificate="none"))
+        assert [(e.type, e.deletion_inferred) for e in plan.events] == [("install.restored", True)]
+        assert states(handle) == {"a": "active", "b": "active"}
+
     @pytest.mark.parametrize("certificate", ["pristine", "none"])
     def test_is_cleared_by_any_sighting(
         self, certificate: Any, sync: Callable[..., Plan], handle: Handle
@@ -301,6 +317,7 @@ class TestASuspect:
         sync(Shown(OF_A, [gestal_row("b", note=1), gestal_row("a")]))
         assert suspects(handle) == []
         assert column(handle, "select revision from installs order by install_id") == [1, 2]
+        assert event_log(handle)[-1].before == document(handle, "b", revision=1)
 
     def test_is_a_suspect_in_the_history_of_what_it_was(
         self, sync: Callable[..., Plan], handle: Handle
@@ -311,8 +328,7 @@ class TestASuspect:
         assert event.type == "install.deleted"
         assert event.before is not None
         assert event.before["missing_since"] == "2026-03-01T12:01:00Z"
-        since = "select missing_since from install_history where install_id = 'b' and revision = 1"
-        assert column(handle, since) == [NOON + MINUTE]
+        assert event.before == document(handle, "b", revision=1)
 
     def test_of_a_404_waits_for_a_person(
         self, sync: Callable[..., Plan], store: Store, handle: Handle
@@ -615,6 +631,14 @@ class TestAnIntegrationThatIsGone:
         ]  # fmt: skip
         assert states(handle) == {"a": "deleted", "moves": "active", "b": "active"}
 
+    def test_takes_along_nothing_that_was_still_seen_in_it(
+        self, sync: Callable[..., Plan], handle: Handle
+    ) -> None:
+        both = [gestal_integration("int_b"), gestal_integration()]
+        sync(Shown(INTEGRATIONS, both), listed("a", "b"))
+        sync(Shown(INTEGRATIONS, both[:1], missing=["int_a"]), listed("a", certificate="none"))
+        assert states(handle) == {"a": "active", "b": "deleted"}
+
 
 class TestOpeningTheStore:
     def test_makes_it_once_in_a_private_directory(self, tmp_path: Path) -> None:
@@ -764,37 +788,21 @@ class TestTheSqlFiles:
                 text = re.sub(r"--.*", "", file.read_text(encoding="utf-8"))
                 assert len(duckdb.extract_statements(text)) == 1, file.stem
 
-    def test_of_queries_are_all_used(self) -> None:
+    def test_of_queries_are_all_used_and_all_there(self) -> None:
         names = {file.stem for file in self.files if file.parent.name == "queries"}
-        used = [re.compile(pattern) for pattern in set(_named_in_calls())]
-        unused = {name for name in names if not any(each.fullmatch(name) for each in used)}
-        assert unused == set()
-
-    def test_are_named_by_the_code_only_where_they_exist(self) -> None:
-        names = {file.stem for file in self.files if file.parent.name == "queries"}
-        wanted = set(re.findall(r'(?:statement|_run|_rows|_first|_load)\(\s*"(\w+)"', _source()))
-        assert len(wanted) > 30
-        assert wanted <= names
+        calls = r"(?:statement|_run|_rows|_first|_load|_installs|warehouse\.read)"
+        told = re.findall(calls + r'\(\s*(?:\w[\w.]*,\s*)?f?"(.+?)"', source())
+        # What is filled in is the kind of a row, or the name of a table.
+        patterns = [re.compile(re.sub(r"\{\w+\}", r"[a-z]\\w*", name)) for name in set(told)]
+        assert {name for name in names if not any(p.fullmatch(name) for p in patterns)} == set()
+        assert [p for p in patterns if not any(p.fullmatch(name) for name in names)] == []
 
 
-def _source() -> str:
+def source() -> str:
+    """The text of the modules that name queries."""
     folder = Path(worker.__file__).parent
-    return "\n".join(path.read_text(encoding="utf-8") for path in folder.rglob("*.py"))
-
-
-def _named_in_calls() -> Iterator[str]:
-    """Patterns of the texts that calls in worker/ are given; what is filled in may be any word."""
-    for node in ast.walk(ast.parse(_source())):
-        for given in node.args if isinstance(node, ast.Call) else ():
-            if isinstance(given, ast.Constant) and isinstance(given.value, str):
-                yield re.escape(given.value)
-            elif isinstance(given, ast.JoinedStr):
-                parts = [
-                    re.escape(str(part.value)) if isinstance(part, ast.Constant) else r"[a-z]\w*"
-                    for part in given.values
-                ]
-                if any("_" in part and part != r"[a-z]\w*" for part in parts):
-                    yield "".join(parts)
+    paths = (*(folder / "warehouse").glob("*.py"), *(folder / "cli").glob("*.py"))
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths)
 
 
 class TestTheSchema:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Final
 
 from worker.models import (
@@ -36,6 +37,33 @@ class ScopeWalk:
     def proves_absence(self) -> bool:
         """Whether what this walk did not see was not there."""
         return self.mode == "full" and self.walked.certificate != "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What the store knows of one listing of installs. `full_at` None: no certified full walk yet.
+
+    `decided` of the suspects are in holds; `order` is newest first, `digests` of every row.
+    """
+
+    full_at: datetime | None
+    active: int
+    suspects: int
+    decided: int
+    order: tuple[str, ...]
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Harvest:
+    """What a sync brings home for one commit. `began_at`: when it began to look."""
+
+    source: str
+    fence: int
+    began_at: datetime
+    walks: tuple[ScopeWalk, ...]
+    spools: tuple[Path, ...]
+    placed: tuple[tuple[str, tuple[str, ...]], ...] = ()  # scope and its walked order
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Walks the listings of one source over the network, and brings home what a commit needs."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -187,11 +187,18 @@ class Field:
             header.parallel,
             header.bounds,
             resumed=header is not fresh,
+            expected=self._expected(scope),
         )
         walked = self.guide.walk(scope, steps, spool)
         # Only an interrupted walk is gone on with: evidence must not be older than its walk.
         spool.discard()
         return header, walked
+
+    def _expected(self, scope: str) -> Set[str]:
+        """The rows that a walk should look for once more before it says that they are missing."""
+        if self._keyset or scope == INTEGRATIONS:
+            return frozenset()  # they can be asked for
+        return self.knowledge.expected(scope)
 
     def _header(self, scope: str) -> Header:
         """How the walk is to be made."""

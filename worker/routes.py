@@ -1,6 +1,6 @@
 """Chooses how a listing is walked: by its paging, what is known of it, what it accepts. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -37,12 +37,18 @@ class Memory:
 
 
 def full(
-    paging: Paging, size: int, parallel: int, bounds: Sequence[str], *, resumed: bool
+    paging: Paging,
+    size: int,
+    parallel: int,
+    bounds: Sequence[str],
+    *,
+    resumed: bool,
+    expected: Set[str] = frozenset(),
 ) -> Steps:
-    """Every row of the listing, with a certificate."""
+    """Every row of the listing, with a certificate; `expected` are the rows it is known to have."""
     if paging == "keyset":
         return keyset_full(size, tuple(bounds), parallel)
-    return numbered_full(size, parallel, resumed)
+    return numbered_full(size, parallel, resumed, expected)
 
 
 def incremental(paging: Paging, size: int, memory: Memory, accepted: Accepted) -> Steps | None:

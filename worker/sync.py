@@ -4,7 +4,6 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,23 +19,21 @@ from worker import aftermath, clock, dialects, planning, publishing, warehouse
 from worker.budget import Budget
 from worker.changes import Reading
 from worker.client import Client, Manners
-from worker.errors import RateLimited, Refused, StocktakeError
-from worker.findings import Known, Limits, Pair, Plan, Run
+from worker.errors import RateLimited, Refused
+from worker.findings import Harvest, Known, Limits, Pair, Plan, Run
 from worker.harvest import Field, Reaped
 from worker.knowledge import Knowledge
 from worker.models import Mode
 from worker.outcomes import joined, run_of
 from worker.planning import Policy
-from worker.schedule import is_due
 from worker.settings import Settings, Source
-from worker.state import connect_state, holds, leases, sources
+from worker.state import holds, leases, sources
 from worker.walking import Guide, Observed, Progress, integration_of
-from worker.warehouse import Harvest, Store
+from worker.warehouse import Store
 
 log = logging.getLogger(__name__)
 
 _NEVER_LATE: Final = 2**62  # a dry run takes no lease, and works on a copy of the store
-SOURCES_AT_ONCE: Final = 4  # a slow source does not hold up the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,34 +294,3 @@ def _log(source: Source, runs: Sequence[Run], seconds: float) -> None:
             sum(run.counts.values()), run.held, run.suspects, seconds,
             f" error={run.error!r}" if run.error else "",
         )  # fmt: skip
-
-
-def sync_due(settings: Settings, stop: Event) -> bool:
-    """Syncs every source that is due, side by side; says whether there may be something to deliver.
-
-    A rate limited or paused source is left alone, and one that another process syncs.
-    """
-    engine = connect_state(settings)
-    due = [(each, mode) for each in settings.sources if (mode := _due_mode(settings, engine, each))]
-    with ThreadPoolExecutor(SOURCES_AT_ONCE, "sync") as pool:
-        done = [pool.submit(_sync_logged, settings, engine, *job, stop) for job in due]
-    return any(each.result() for each in done)
-
-
-def _due_mode(settings: Settings, engine: Engine, source: Source) -> Mode | None:
-    state, now = sources.known(engine, source), clock.now()
-    schedule = settings.schedule_for(source)
-    limited = state.rate_limited_until is not None and state.rate_limited_until > now
-    if state.paused or limited or not is_due(schedule.incremental, state.last_tried_at, now):
-        return None
-    return "full" if is_due(schedule.full, state.last_full_at, now) else "incremental"
-
-
-def _sync_logged(
-    settings: Settings, engine: Engine, source: Source, mode: Mode, stop: Event
-) -> bool:
-    try:
-        return any(plan.events for plan in sync(settings, engine, source, Wish(mode), stop).plans)
-    except StocktakeError as error:
-        log.error("sync source=%s error=%r", source.name, str(error))
-        return False

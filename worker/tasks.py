@@ -26,7 +26,7 @@ def register(app: Celery, settings: Settings, stop: Event) -> None:
 
     @app.task(name=SYNC, shared=False)
     def sync() -> None:
-        from worker.sync import sync_due
+        from worker.due import sync_due
 
         with _refusal_logged(SYNC):
             if sync_due(settings, stop):

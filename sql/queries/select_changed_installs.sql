@@ -13,7 +13,6 @@ where
         staged.digest is distinct from staged.kept_digest
         or staged.scope is distinct from staged.kept_scope
         or kept.deletion_inferred
-        or kept.state = 'purged'
         or staged.gone
     )
 order by staged.observed_at, staged.ordinal desc, staged.id

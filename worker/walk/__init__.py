@@ -3,12 +3,13 @@
 from worker.walk.absent import ask_absent, ask_each
 from worker.walk.full import numbered_full
 from worker.walk.incremental import LONG, MOVED, SHORT, Known, numbered_incremental
-from worker.walk.keyset import keyset_full, keyset_incremental
+from worker.walk.keyset import OUTSIDE, keyset_full, keyset_incremental
 from worker.walk.steps import Steps
 
 __all__ = [
     "LONG",
     "MOVED",
+    "OUTSIDE",
     "SHORT",
     "Known",
     "Steps",

@@ -16,6 +16,9 @@ from worker.walk.steps import (
     twice,
 )
 
+# Why a walk of ranges has no certificate, where one chain of cursors may have one.
+OUTSIDE = "rows outside of the range came: the source seems to ignore the filter"
+
 
 def keyset_full(size: int, bounds: tuple[str, ...] = (), parallel: int = 1) -> Steps:
     """Follow the cursors to the end; certificate `keyset` if the chain is unbroken.
@@ -119,7 +122,7 @@ class Trail:
         if len(set(ids)) < len(ids):
             return "an id came twice in one answer"
         if not all(self._in_range(id) for id in ids):
-            return "rows outside of the range came: the source seems to ignore the filter"
+            return OUTSIDE
         if page.next_cursor is None:
             return self._flaw_of_an_end(page)
         if page.next_cursor in self.cursors:

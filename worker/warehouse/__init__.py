@@ -3,13 +3,11 @@
 from worker.warehouse.asking import Answer, ask, read
 from worker.warehouse.connection import locked
 from worker.warehouse.publishing import Publication, publication, publish
-from worker.warehouse.store import Harvest, Remembered, Store, opened, rehearsed
+from worker.warehouse.store import Store, opened, rehearsed
 
 __all__ = [
     "Answer",
-    "Harvest",
     "Publication",
-    "Remembered",
     "Store",
     "ask",
     "locked",

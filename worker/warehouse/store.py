@@ -1,8 +1,7 @@
 """The store: its transaction, and the questions that a walk asks it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,36 +10,9 @@ import duckdb
 import msgspec
 
 from worker.errors import StoreBusy, StoreUnusable
-from worker.findings import Absence, Gathered, Pair, Plan, ScopeWalk
+from worker.findings import Absence, Gathered, Harvest, Pair, Plan, Remembered
 from worker.models import Event, Install, Integration, Kind
 from worker.warehouse import connection, rows, sql
-
-
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """What the store knows of one listing of installs. `full_at` None: no certified full walk yet.
-
-    `decided` of the suspects are in holds; `order` is newest first, `digests` of every row.
-    """
-
-    full_at: datetime | None
-    active: int
-    suspects: int
-    decided: int
-    order: tuple[str, ...]
-    digests: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Harvest:
-    """What a sync brings home for one commit. `began_at`: when it began to look."""
-
-    source: str
-    fence: int
-    began_at: datetime
-    walks: tuple[ScopeWalk, ...]
-    spools: tuple[Path, ...]
-    placed: tuple[tuple[str, tuple[str, ...]], ...] = ()  # scope and its walked order
 
 
 class Store:

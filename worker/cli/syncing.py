@@ -1,0 +1,132 @@
+"""`sync`, `deliver` and `publish`: what the daemon does by itself, by hand."""
+
+from threading import Event
+from typing import Annotated
+
+import typer
+from sqlalchemy import Engine
+
+from worker import clock, publishing
+from worker.cli import output
+from worker.cli.context import app, settings, state, stopping
+from worker.deliver import deliver_now
+from worker.dialects import named
+from worker.errors import ConfigInvalid, StocktakeError
+from worker.findings import Plan
+from worker.models import INSTALLS, Mode, installs_of
+from worker.outcomes import exit_code, never_begun
+from worker.settings import Settings, Source
+from worker.sync import Synced, Wish
+from worker.sync import sync as sync_source
+from worker.walking import Progress
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command()
+def sync(
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Which sources; all, if none.")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Walk everything (the default).")] = False,
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="Read only what moved.")
+    ] = False,
+    integration: Annotated[
+        str | None, typer.Option(help="Only the installs of this integration.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be recorded; write nothing.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Sync now, in this process."""
+    if full and incremental:
+        raise ConfigInvalid("stocktake sync", ["--full and --incremental exclude each other"])
+    loaded = settings()
+    wanted = [loaded.source(name) for name in sources or ()] or list(loaded.sources)
+    mode: Mode = "incremental" if incremental else "full"
+    with state(loaded) as engine, stopping() as stop, output.progress(shown=not json) as report:
+        done = [
+            _synced(loaded, engine, source, _wish(source, mode, integration, dry_run), stop, report)
+            for source in wanted
+        ]
+    _show(done, json=json, dry_run=dry_run)
+    raise typer.Exit(exit_code(run.outcome for synced in done for run in synced.runs))
+
+
+@app.command()
+def deliver(
+    wait: Annotated[
+        float | None, typer.Option(min=0, help="Until nothing is pending, at most so many seconds.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Send the webhooks that are due."""
+    loaded = settings()
+    with state(loaded) as engine, stopping() as stop:
+        done = deliver_now(loaded, engine, stop, wait_s=wait)
+    if json:
+        output.emit(done)
+    else:
+        counts = (done.delivered, done.failed, done.dead, done.pending)
+        output.table(("delivered", "to be tried again", "dead", "pending"), [counts])
+
+
+@app.command()
+def publish() -> None:
+    """Make the published copy now."""
+    loaded = settings()
+    with state(loaded) as engine:
+        publishing.publish_if_due(loaded, engine, force=True)
+    output.say(f"published {loaded.published_path}")
+
+
+def _wish(source: Source, mode: Mode, integration: str | None, dry_run: bool) -> Wish:
+    if integration is None:
+        return Wish(mode, dry_run=dry_run)
+    # One listing holds the installs of all integrations where there are cursors (Aeontel).
+    numbered = named(source.dialect).PAGING == "numbered"
+    return Wish(mode, (installs_of(integration) if numbered else INSTALLS,), dry_run)
+
+
+def _synced(
+    loaded: Settings,
+    engine: Engine,
+    source: Source,
+    wish: Wish,
+    stop: Event,
+    report: Progress,
+) -> Synced:
+    """One source after the other: what keeps one from being synced does not keep the others."""
+    try:
+        return sync_source(loaded, engine, source, wish, stop, report)
+    except StocktakeError as error:
+        return Synced((never_begun(source.name, wish.mode, error, clock.now()),))
+
+
+def _show(done: list[Synced], *, json: bool, dry_run: bool) -> None:
+    runs = [run for synced in done for run in synced.runs]
+    would = [event for synced in done for plan in synced.plans for event in _events(plan)]
+    if json:
+        documents = {"runs": [output.run_document(run) for run in runs]}
+        output.emit(documents | ({"events": would} if dry_run else {}))
+        return
+    if dry_run:
+        rows = [tuple(event.values()) for event in would]
+        columns = ("type", "source", "integration", "install", "changed")
+        output.table(columns, rows, "nothing would be recorded")
+    output.runs(runs)
+
+
+def _events(plan: Plan) -> list[dict[str, object]]:
+    return [
+        {
+            "type": event.type,
+            "source": event.source,
+            "integration_id": event.integration_id,
+            "install_id": event.install_id,
+            "changed_fields": list(event.changed_fields),
+        }
+        for event in plan.events
+    ]
