@@ -1,0 +1,51 @@
+"""What the sync worker does at a tick: syncs the sources that are due, side by side."""
+
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Final
+
+from sqlalchemy import Engine
+
+from worker import clock
+from worker.errors import StocktakeError
+from worker.models import Mode
+from worker.schedule import is_due
+from worker.settings import Settings, Source
+from worker.state import connect_state, sources
+from worker.sync import Wish, sync
+
+log = logging.getLogger(__name__)
+
+SOURCES_AT_ONCE: Final = 4  # a slow source does not hold up the others
+
+
+def sync_due(settings: Settings, stop: Event) -> bool:
+    """Syncs every source that is due, side by side; says whether there may be something to deliver.
+
+    A rate limited or paused source is left alone, and one that another process syncs.
+    """
+    engine = connect_state(settings)
+    due = [(each, mode) for each in settings.sources if (mode := _due_mode(settings, engine, each))]
+    with ThreadPoolExecutor(SOURCES_AT_ONCE, "sync") as pool:
+        done = [pool.submit(_sync_logged, settings, engine, *job, stop) for job in due]
+    return any(each.result() for each in done)
+
+
+def _due_mode(settings: Settings, engine: Engine, source: Source) -> Mode | None:
+    state, now = sources.known(engine, source), clock.now()
+    schedule = settings.schedule_for(source)
+    limited = state.rate_limited_until is not None and state.rate_limited_until > now
+    if state.paused or limited or not is_due(schedule.incremental, state.last_tried_at, now):
+        return None
+    return "full" if is_due(schedule.full, state.last_full_at, now) else "incremental"
+
+
+def _sync_logged(
+    settings: Settings, engine: Engine, source: Source, mode: Mode, stop: Event
+) -> bool:
+    try:
+        return any(plan.events for plan in sync(settings, engine, source, Wish(mode), stop).plans)
+    except StocktakeError as error:
+        log.error("sync source=%s error=%r", source.name, str(error))
+        return False
