@@ -173,6 +173,14 @@ class Stage(World):
         self.purged.add(id)
         self.listing.purge(id)
 
+    def stir(self) -> None:
+        """What no adversary does often: what is gone for long comes back, or is gone for good."""
+        for _ in range(self.random.randint(0, 6)):
+            self.change()
+        for act in (self.restore, self.purge, self.restore):
+            if self.dead and self.random.random() < 0.5:
+                act()
+
     def was_there_since(self, id: str, moment: int) -> bool:
         """Whether a row is live, and was so at every time since `moment`."""
         return id in self.live and self.absent_at[id] < moment

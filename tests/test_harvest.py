@@ -54,6 +54,9 @@ class Known(Knowledge):
     def active(self, scope: str) -> int:
         return 0
 
+    def suspects(self, scope: str) -> frozenset[str]:
+        return frozenset()
+
     def expected(self, scope: str) -> Set[str]:
         return frozenset()
 

@@ -195,10 +195,11 @@ class Field:
         return header, walked
 
     def _expected(self, scope: str) -> Set[str]:
-        """The rows that a walk should look for once more before it says that they are missing."""
+        """The rows that a walk looks for once more before it says that they are missing: suspects,
+        for it would delete them."""
         if self._keyset or scope == INTEGRATIONS:
             return frozenset()  # they can be asked for
-        return self.knowledge.expected(scope)
+        return self.knowledge.suspects(scope)
 
     def _header(self, scope: str) -> Header:
         """How the walk is to be made."""

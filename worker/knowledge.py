@@ -1,6 +1,6 @@
 """What both stores know of a source, asked while it is walked and never held open."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -54,9 +54,10 @@ class Knowledge:
             digests=found.digests,
         )
 
-    def expected(self, scope: str) -> Set[str]:
-        """Ids of the installs that a listing is known to have."""
-        return self.memory(scope, deleted=False).digests.keys()
+    def suspects(self, scope: str) -> frozenset[str]:
+        """The suspects of a listing: one more walk that misses them deletes them."""
+        with self.store() as store:
+            return store.suspected(self.source.name, scope)
 
     def bounds(self, active: int, size: int) -> list[str]:
         """Ids that cut a long keyset listing into ranges, where the source filters by id."""

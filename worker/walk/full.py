@@ -38,7 +38,7 @@ def numbered_full(
         certificate, order = yield from _certified(listing, parallel)
         if certificate == "repaired" and expected - listing.tally.seen:
             # A deletion that a creation hides can pull a row past the reader. Listings that rebuild
-            # their order over such a change had two walks miss one row, but not four readings.
+            # their order over such a change had two walks in a row miss one live row.
             _, order = yield from one_at_a_time(listing.tally, _caught_up(listing))
     except Uncertified as stop:
         certificate, order, reason = "none", (), str(stop)

@@ -72,6 +72,11 @@ class Store:
         """Rows absent but not proven gone, per scope."""
         return dict(self._run("count_suspects", source=source).fetchall())
 
+    def suspected(self, source: str, scope: str) -> frozenset[str]:
+        """The suspects of one listing."""
+        found = self._rows("select_suspects", source=source, scope=scope)
+        return frozenset(row["id"] for row in found)
+
     def unseen_since(self, source: str, ids: Sequence[str], decided_at: datetime) -> list[str]:
         """Those of `ids` that nobody saw after `decided_at`."""
         result = self._rows(
