@@ -33,7 +33,7 @@ def aeontel(random: Random) -> World:
 
 MADE: Mapping[str, Callable[[Random], World]] = {"gestal": gestal, "aeontel": aeontel}
 ACCOUNTS = {"gestal": 24 // LISTINGS, "aeontel": 12}  # of a chapter: 24 and 12 histories
-CHAPTERS = [*(("gestal", n) for n in range(21)), *(("aeontel", n) for n in range(42))]  # 504 each
+CHAPTERS = [*(("gestal", n) for n in range(21)), *(("aeontel", n) for n in range(16))]  # 504, 192
 
 
 def play(folder: Path, dialect: str, chapter: object, accounts: int) -> Counter[str]:
@@ -82,7 +82,7 @@ def test_the_oracle_catches_a_product_that_walks_as_others_do(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dialect", "chapter"), CHAPTERS)
-def test_five_hundred_histories_have_no_false_deletion_and_no_lost_change(
+def test_many_histories_have_no_false_deletion_and_no_lost_change(
     dialect: str, chapter: int, tmp_path: Path
 ) -> None:
     assert play(tmp_path, dialect, chapter, ACCOUNTS[dialect])["install.created"] > 0
