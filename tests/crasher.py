@@ -1,9 +1,10 @@
-"""Syncs as told on stdin, each in a process of its own that kills itself at the n-th call.
+"""Syncs as told on stdin, each in a process of its own that kills itself at a given step.
 
-`python crasher.py CONFIG`; a line is a source, a mode and a number of calls (0: it lives); the
-answer is how the process ended (its exit code, or minus the signal), and how many calls there were.
+`python crasher.py CONFIG`. A line is JSON: source, mode, and the step to die at (null: it lives).
+The answer is JSON too: how the process ended (its exit code, or minus the signal), and its steps.
 """
 
+import json
 import os
 import signal
 import sys
@@ -17,59 +18,60 @@ from worker.state import connect_state
 from worker.sync import Wish, sync
 
 # Where something may be half done: not in what reads rows and pages, of which there are thousands.
-STEPS = (
+HALF_DONE = (
     "worker.aftermath", "worker.harvest", "worker.knowledge", "worker.publishing", "worker.relay",
     "worker.spool", "worker.state", "worker.sync", "worker.warehouse",
 )  # fmt: skip
 
 
 class Fuse:
-    """Counts the calls into STEPS, and kills this process at the last one it allows."""
+    """Keeps which function was called from which line, and kills this process at one of them."""
 
-    def __init__(self, allowed: int) -> None:
-        self.allowed, self.calls = allowed, 0
+    def __init__(self, deadly: str | None) -> None:
+        self.deadly, self.steps = deadly, dict[str, None]()
 
     def __call__(self, frame: FrameType, what: str, _argument: object) -> None:
-        if what != "call" or not frame.f_globals.get("__name__", "").startswith(STEPS):
+        module = frame.f_globals.get("__name__", "")
+        if what != "call" or not module.startswith(HALF_DONE):
             return
-        self.calls += 1
-        if self.calls == self.allowed:
+        line = frame.f_back.f_lineno if frame.f_back else 0
+        step = f"{module}.{frame.f_code.co_name} from {line}"
+        if step == self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
+        self.steps[step] = None
 
 
-def run(settings: Settings, source: str, mode: Mode, allowed: int) -> int:
-    """Syncs until the fuse blows; returns how many calls there were."""
-    fuse = Fuse(allowed)
+def run(settings: Settings, source: str, mode: Mode, deadly: str | None) -> list[str]:
+    """Syncs until the fuse blows; returns the steps, each once."""
+    fuse = Fuse(deadly)
     threading.setprofile(fuse)
     sys.setprofile(fuse)
     engine = connect_state(settings)
     sync(settings, engine, settings.source(source), Wish(mode), threading.Event())
     sys.setprofile(None)
-    return fuse.calls
+    return list(fuse.steps)
 
 
-def apart(settings: Settings, source: str, mode: Mode, allowed: int) -> tuple[int, int]:
+def apart(settings: Settings, source: str, mode: Mode, deadly: str | None) -> tuple[int, list[str]]:
     """Runs in a child: nothing that must not be inherited is open before the fork."""
     reading, writing = os.pipe()
     child = os.fork()
     if not child:
-        calls = run(settings, source, mode, allowed)
-        os.write(writing, str(calls).encode())
+        steps = run(settings, source, mode, deadly)
+        with open(writing, "w") as answer:
+            json.dump(steps, answer)
         os._exit(0)
     os.close(writing)
+    with open(reading) as answer:
+        said = answer.read()
     _, status = os.waitpid(child, 0)
-    calls = int(os.read(reading, 20) or b"0")
-    os.close(reading)
-    return os.waitstatus_to_exitcode(status), calls
+    return os.waitstatus_to_exitcode(status), json.loads(said or "[]")
 
 
 def main() -> None:
     settings = load(Path(sys.argv[1]), {})
     for line in sys.stdin:
-        source, mode, allowed = line.split()
-        code, calls = apart(settings, source, "full" if mode == "full" else "incremental",
-                            int(allowed))  # fmt: skip
-        print(code, calls, flush=True)
+        print(json.dumps(apart(settings, *json.loads(line))), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Listings of the sandbox that the adversaries of WALK.md move, and what was really so of them."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any, Protocol
+from typing import Protocol
 
 from worlds import ADVERSARIES, World
 
@@ -14,8 +15,6 @@ from worker.sandbox.calls import Call
 from worker.sandbox.gestal_world import GestalWorld
 from worker.sandbox.names import OWNERS, made_name
 from worker.sandbox.query import QueryInvalid
-
-Row = dict[str, Any]
 
 
 class Listing(Protocol):
@@ -71,14 +70,13 @@ class Numbered:
         return int(call.param("page") or 1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Keyset:
     """The installs of Aeontel. Each is of a workspace of its own: one that loses all its installs
     at once would be held."""
 
     world: AeontelWorld
     integration_id: str
-    purged: dict[str, Row] = field(default_factory=dict)
 
     def create(self) -> str:
         return self.world.install(self.integration_id)
@@ -96,15 +94,10 @@ class Keyset:
         self.world.uninstall(id)
 
     def restore(self, id: str) -> None:
-        if id in self.purged:  # no platform should do that, but an id that comes back is told
-            rows = self.world.installs | {id: self.purged.pop(id)}
-            self.world.installs = dict(sorted(rows.items()))
         self.world.restore(id)
 
     def purge(self, id: str) -> None:
-        if id in self.world.installs:
-            self.purged[id] = self.world.installs[id]
-            self.world.purge(id)
+        self.world.purge(id)
 
     def shown(self, call: Call) -> Sequence[str]:
         live = self.world.live()
@@ -169,7 +162,7 @@ class Stage(World):
             self.listing.update(id)
 
     def purge(self) -> None:
-        id = self.random.choice(self.dead)
+        id = self.dead.pop(self.random.randrange(len(self.dead)))
         self.purged.add(id)
         self.listing.purge(id)
 
@@ -187,8 +180,10 @@ class Stage(World):
 
 
 def any_stage(random: Random, listing: Listing, size: int, adversaries: Sequence[str]) -> Stage:
-    """A listing of 0 to 2,000 rows, mostly few, at any rate from none to 10 a request."""
-    rate = random.choice((0.05, 0.2, 0.5, 1, 2, 5, 10))
+    """A listing of 0 to 2,000 rows, mostly few, at a rate of 0.05 to 10 changes a request."""
+    # Along cursors a listing that grows faster than it is read has no end.
+    most = size / 2 if isinstance(listing, Keyset) else math.inf
+    rate = random.choice([rate for rate in (0.05, 0.2, 0.5, 1, 2, 5, 10) if rate <= most])
     stage = Stage(
         random,
         size=size,
@@ -197,7 +192,8 @@ def any_stage(random: Random, listing: Listing, size: int, adversaries: Sequence
         weights=tuple(random.choice((0.01, 0.2, 1, 1, 3)) for _ in range(5)),
         listing=listing,
     )
-    return stage.with_rows(_how_many(random, size, most=2000 if rate <= 1 else 400))
+    stage.with_rows(_how_many(random, size, most=2000 if rate <= 1 else 400))
+    return stage
 
 
 def _how_many(random: Random, size: int, most: int) -> int:

@@ -2,16 +2,22 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from random import Random
 
 import pytest
-from platforms import Stocktake, source_rows
+from platforms import Stocktake, exit_code, source_rows
 
 from worker import routes
+from worker.client import ATTEMPTS
 from worker.findings import Accepted
 from worker.models import INSTALLS, installs_of
 from worker.routes import Escalation, Memory
+from worker.sandbox import aeontel
+from worker.sandbox.aeontel_world import AeontelWorld
+from worker.sandbox.calls import Answer, Call
 from worker.sandbox.faults import Fault
 from worker.sandbox.seeding import aeontel_world, gestal_world
 from worker.sandbox.world import Churn
@@ -20,6 +26,7 @@ from worker.state import holds, sources
 
 Take = Callable[..., Stocktake]
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
+UNPURGED = ("install", "upgrade", "update", "uninstall", "restore")  # such changes keep every row
 
 
 def listings(taken: Stocktake) -> list[str]:
@@ -30,11 +37,35 @@ def listings(taken: Stocktake) -> list[str]:
 
 
 def based(take: Take, world: object, **fields: object) -> Stocktake:
-    """After a first full sync."""
+    """After a first full sync, and one that found out what the source accepts."""
     taken = take(world, **fields)
     taken.sync()
+    taken.sync(mode="incremental")
     taken.requests.clear()
     return taken
+
+
+def remembered(taken: Stocktake) -> dict[str, object]:
+    """What the source was found to accept."""
+    accepted = sources.known(taken.engine, taken.source).accepted
+    assert accepted is not None
+    return accepted
+
+
+def rows_of(taken: Stocktake) -> dict[str, object]:
+    """The row of every install that is not purged."""
+    return {id: row["payload"] for id, row in taken.installs().items() if row["state"] != "purged"}
+
+
+def deaf(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Aeontel takes no notice of these parameters from now on."""
+    truth = aeontel.handle
+
+    def handle(world: AeontelWorld, call: Call, now: datetime) -> Answer:
+        heard = tuple(pair for pair in call.params if pair[0] not in names)
+        return truth(world, replace(call, params=heard), now)
+
+    monkeypatch.setattr(aeontel, "handle", handle)
 
 
 @pytest.mark.parametrize("rows", [3_000, pytest.param(100_000, marks=pytest.mark.slow)])
@@ -80,9 +111,18 @@ def test_few_changes_of_aeontel_are_found_at_the_heads(take: Take) -> None:
     assert run.mode == "incremental"
     told = {"install.created": 2, "install.deleted": 2, "install.upgraded": 2}
     assert run.events == told
-    # Of each head a page that brings something is followed by one that brings nothing; an upgraded
-    # row may stand on the second page of those by time of installation.
-    assert len(listings(taken)) <= 3 * 3
+    assert len(listings(taken)) == 3
+
+
+def test_heads_that_broke_off_hide_nothing_from_the_next_ones(take: Take) -> None:
+    world = aeontel_world(integrations=1, installs=30)
+    taken = based(take, world, page_size=10)
+    taken.change(25, "install")
+    world.faults.add(Fault("server_error", times=ATTEMPTS, match="after="))
+    (run,) = taken.sync(mode="incremental").runs
+    assert (run.mode, run.outcome) == ("incremental", "partial")
+    (run,) = taken.sync(mode="incremental").runs
+    assert (run.mode, run.events) == ("incremental", {"install.created": 25})
 
 
 def test_a_source_that_refuses_to_sort_walks_fully_and_says_so_once(
@@ -94,9 +134,7 @@ def test_a_source_that_refuses_to_sort_walks_fully_and_says_so_once(
         runs = [run for _ in range(3) for run in taken.sync(mode="incremental").runs]
     assert {(run.scope, run.mode, run.outcome) for run in runs} == {(INSTALLS, "full", "unchanged")}
     assert len([r for r in caplog.records if "refuses orderBy" in r.getMessage()]) == 1
-    assert sources.known(taken.engine, taken.source).accepted == {
-        "newest_first": None, "filters": False,
-    }  # fmt: skip
+    assert remembered(taken) == {"newest_first": None, "filters": False}
 
 
 def test_a_source_that_begins_to_refuse_is_walked_fully_at_once(take: Take) -> None:
@@ -107,15 +145,70 @@ def test_a_source_that_begins_to_refuse_is_walked_fully_at_once(take: Take) -> N
     assert (run.mode, run.outcome) == ("full", "unchanged")
 
 
-def test_a_long_listing_of_aeontel_is_walked_in_ranges_of_ids(take: Take) -> None:
+def test_a_source_that_takes_no_notice_of_order_by_is_walked_fully(
+    take: Take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf(monkeypatch, "orderBy")
+    world = aeontel_world(integrations=1, installs=30)
+    taken = based(take, world, page_size=10)
+    taken.change(3, "upgrade")
+    (run,) = taken.sync(mode="incremental").runs
+    assert (run.mode, run.certificate) == ("full", "keyset")
+    assert rows_of(taken) == source_rows(world)
+    assert remembered(taken)["newest_first"] is None
+
+
+def test_what_a_source_accepts_is_not_found_out_while_it_is_empty(
+    take: Take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf(monkeypatch, "orderBy")
+    taken = based(take, aeontel_world(integrations=1, installs=0), page_size=10)
+    assert sources.known(taken.engine, taken.source).accepted is None
+    for _ in range(3):
+        taken.change(15, "install")
+        taken.sync(mode="incremental")
+        assert taken.active() == taken.world.live()
+    assert remembered(taken)["newest_first"] is None
+
+
+def test_a_long_listing_of_aeontel_is_walked_in_ranges_of_ids_and_gives_the_same(
+    take: Take, tmp_path: Path
+) -> None:
     world = aeontel_world(integrations=1, installs=120)
-    taken = based(take, world, page_size=10, max_concurrency=3)
-    taken.change(10)
-    runs = taken.sync().runs
-    assert any("filter=" in path for path in listings(taken))
+    serial = based(take, world, data_dir=tmp_path / "1", page_size=10, max_concurrency=1)
+    ranges = based(take, world, data_dir=tmp_path / "3", page_size=10, max_concurrency=3)
+    ranges.change(40, *UNPURGED)
+    runs = [run for taken in (serial, ranges) for run in taken.sync().runs]
     assert {run.certificate for run in runs} == {"keyset"}
-    live = {id for id, row in source_rows(world).items() if not row["deletedAt"]}
-    assert taken.active() == live
+    assert not any("filter=" in path for path in listings(serial))
+    assert any("filter=" in path for path in listings(ranges))
+    assert rows_of(ranges) == rows_of(serial) == source_rows(world)
+
+
+def test_a_source_that_takes_no_notice_of_filter_is_walked_in_one_chain(
+    take: Take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaf(monkeypatch, "filter")
+    taken = based(take, aeontel_world(integrations=1, installs=120), page_size=10)
+    assert remembered(taken)["filters"] is False
+    assert exit_code(taken.sync()) == 0
+    assert not any("filter=" in path for path in listings(taken))
+
+
+def test_a_source_that_takes_no_more_notice_of_filter_falls_back_at_once(
+    take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = aeontel_world(integrations=1, installs=120)
+    based(take, world, data_dir=tmp_path / "1", page_size=10)
+    deaf(monkeypatch, "filter")
+    taken = take(world, data_dir=tmp_path / "1", page_size=10)
+    taken.change(10, *UNPURGED)
+    assert {run.certificate for run in taken.sync().runs} == {"keyset"}
+    assert any("filter=" in path for path in listings(taken))
+    assert rows_of(taken) == source_rows(world)
+    assert remembered(taken)["filters"] is False
+    taken.sync()
+    assert not any("filter=" in path for path in listings(taken))
 
 
 def test_suspects_force_a_full_walk_but_not_those_that_a_person_has_or_will_judge(
@@ -200,11 +293,13 @@ def test_pages_are_fetched_side_by_side_where_that_is_faster() -> None:
 def test_a_repaired_walk_costs_at_most_two_and_a_half_times_the_pages(take: Take) -> None:
     world = gestal_world(integrations=1, installs=2_000)
     taken = based(take, world, page_size=100)
-    (integration,) = world.shown_integrations()
+    (integration,) = world.integrations
     costs = []
     for seed in range(20):
-        world.before_request = Churn(Random(seed), 0.5, ("update", "install", "touch"))
-        runs = taken.sync(scopes=(installs_of(integration["cloud_id"]),)).runs
-        costs += [run.requests / run.pages for run in runs if run.certificate == "repaired"]
-    assert len(costs) >= 15
+        world.before_request = Churn(Random(seed), 0.5)
+        synced = taken.sync(scopes=(installs_of(integration),))
+        (run,) = synced.runs
+        assert run.certificate == "repaired"
+        walks = len(synced.plans)  # a second one where the first leaves suspects
+        costs.append(run.requests / walks / run.pages)
     assert sum(costs) / len(costs) <= 2.5

@@ -32,8 +32,8 @@ def aeontel(random: Random) -> World:
 
 
 MADE: Mapping[str, Callable[[Random], World]] = {"gestal": gestal, "aeontel": aeontel}
-ACCOUNTS = {"gestal": 24 // LISTINGS, "aeontel": 12}  # of a chapter: 24 and 12 histories
-CHAPTERS = [*(("gestal", n) for n in range(21)), *(("aeontel", n) for n in range(16))]  # 504, 192
+ACCOUNTS = {"gestal": 24 // LISTINGS, "aeontel": 8}  # of a chapter: 24 and 8 histories
+CHAPTERS = [*(("gestal", n) for n in range(21)), *(("aeontel", n) for n in range(63))]  # 504 each
 
 
 def play(folder: Path, dialect: str, chapter: object, accounts: int) -> Counter[str]:

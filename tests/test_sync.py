@@ -152,7 +152,7 @@ def test_every_event_that_is_no_baseline_is_delivered_signed_and_in_order(
         event = announced.pop(request.headers["webhook-id"])
         assert body["type"] == event["type"]
         assert body["data"]["sequence"] == event["sequence"]
-        arrived[event["install_id"]].append(event["sequence"])
+        arrived[event["install_id"] or event["integration_id"]].append(event["sequence"])
     assert announced == {}
     assert all(sequences == sorted(sequences) for sequences in arrived.values())
 

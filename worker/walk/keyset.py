@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from worker.models import After, Page, Walked
+from worker.walk.scan import EVIDENCE
 from worker.walk.steps import (
     Capped,
     Chain,
@@ -48,21 +49,23 @@ def keyset_full(size: int, bounds: tuple[str, ...] = (), parallel: int = 1) -> S
 
 
 def keyset_incremental(fields: tuple[str, ...], size: int, known: Mapping[str, str]) -> Steps:
-    """Read the head by each of `fields` until a whole page brings nothing new to `known` digests.
+    """Read the head by each of `fields` until the last rows of a page stand as in `known` digests.
 
-    All heads advance together, so an unchanged scope costs one batch of `len(fields)` requests.
+    All heads advance together, so a scope of which little has changed costs one batch of
+    `len(fields)` requests.
     """
     tally = Tally()
     trails = [
         Trail(tally, After(None, size, newest=name), f" of the head by {name}") for name in fields
     ]
 
-    def nothing_new(page: Page) -> bool:
-        return all(known.get(row.id) == row.digest for row in page.rows)
+    def ends_as_known(page: Page) -> bool:
+        # What is sorted behind rows that did not move has not moved either.
+        return all(known.get(row.id) == row.digest for row in page.rows[-EVIDENCE:])
 
     reason = None
     try:
-        heads = (trail.follow(nothing_new) for trail in trails)
+        heads = (trail.follow(ends_as_known) for trail in trails)
         yield from side_by_side(tally, heads, len(trails))
     except Uncertified as stop:
         reason = str(stop)
