@@ -246,7 +246,7 @@ def harvest(
     store: Store, folder: Path, *shown: Shown, at: datetime = NOON, fence: int = 1
 ) -> Harvest:
     """What a sync that began at `at` brings home; certified walks of installs place their order."""
-    round = store.round("farm")
+    round = store.brief("farm").round
     walks = tuple(
         walk(each.scope, each.certificate, round=round, order=each.ids, seen=len(each.rows),
              total=len(each.rows) if each.total is None else each.total)

@@ -1,7 +1,7 @@
 """What the walks of one sync bring home, and what is asked for beside the listings."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ from worker import clock, dialects, harvest
 from worker.budget import Budget
 from worker.client import Client, Manners
 from worker.errors import NotListed, RateLimited, SourceDown, SourceRefused, Stopped, UnusableBody
-from worker.findings import Accepted
+from worker.findings import Accepted, Brief
 from worker.harvest import Field, Reaped
 from worker.knowledge import Knowledge
 from worker.models import INSTALLS, INTEGRATIONS, Kind
@@ -34,31 +34,22 @@ States = Mapping[Kind, Mapping[str, str]]  # per kind the state of each known id
 class Known(Knowledge):
     """What a test says is known, without stores; `accepted_now` is what the walks found out."""
 
-    def __init__(self, source: Source, states: States) -> None:
+    def __init__(self, source: Source, states: States, round: int) -> None:
         object.__setattr__(self, "source", source)
         object.__setattr__(self, "states", states)
+        integrations = states.get("integration", {}).items()
+        active = tuple(id for id, state in integrations if state == "active")
+        brief = Brief("st_1", 1, clock.now(), round, active, active={}, suspects={})
+        object.__setattr__(self, "brief", brief)
 
     states: States
 
-    def absent(self, kind: Kind, spools: Sequence[Path]) -> list[tuple[str, str]]:
-        came = {line["id"] for line in lines(spools) if line["kind"] == kind}
-        states = self.states.get(kind, {}).items()
+    def absent(self, spools: Sequence[Path]) -> list[tuple[str, str]]:
+        came = {line["id"] for line in lines(spools)}
+        states = self.states.get("install", {}).items()
         return sorted(
             ((id, state) for id, state in states if id not in came), key=lambda pair: pair[1]
         )
-
-    def active_integrations(self) -> list[str]:
-        states = self.states.get("integration", {}).items()
-        return [id for id, state in states if state == "active"]
-
-    def active(self, scope: str) -> int:
-        return 0
-
-    def suspects(self, scope: str) -> frozenset[str]:
-        return frozenset()
-
-    def expected(self, scope: str) -> Set[str]:
-        return frozenset()
 
     def parallel(self, scope: str) -> int:
         return 1
@@ -92,6 +83,7 @@ class Place:
         self,
         known: States | None = None,
         stop: threading.Event | None = None,
+        round: int = 7,
         **fields: Any,
     ) -> Field:
         """A field as a sync makes it; `known` are the objects that the store would hold."""
@@ -109,9 +101,8 @@ class Place:
             source=source,
             guide=Guide(source, dialect, client, Observed(clock.now(), clock.now()), progress),
             folder=self.folder / "spool",
-            round=7,
             run_id=lambda scope: f"run of {scope}",
-            knowledge=Known(source, known or {}),
+            knowledge=Known(source, known or {}, round),
         )
 
 
@@ -302,9 +293,7 @@ def test_a_resumed_walk_counts_from_when_it_first_began(farm: Place) -> None:
     scope = f"installs/{gestal_ids(farm)[0]}"
     before = farm.field(stop=StopAt(farm.world, 2), page_size=5)
     before.reap("full", [scope])
-    before.round = 3
-    after = farm.field(page_size=5)
-    after.round = 9  # commits were made meanwhile: they are not known to the old pages
+    after = farm.field(round=9, page_size=5)  # by now: the old pages know nothing of those commits
     (resumed,) = after.reap("full", [scope])
     assert resumed.walk.round == 7
     assert after.began_at == before.began_at

@@ -122,7 +122,7 @@ class Gestal(Listed):
         self, store: Store, folder: Path, certificate: Certificate, hidden: set[str]
     ) -> list[Shown]:
         """What a walk sees that misses the `hidden` rows."""
-        lost = set(store.active_integrations("farm")) - set(self.integrations)
+        lost = set(store.brief("farm").integrations) - set(self.integrations)
         described = [gestal_integration(id) for id in self.integrations]
         shown = [Shown(INTEGRATIONS, described, missing=sorted(lost), certificate=certificate)]
         for scope in map(installs_of, self.integrations):
@@ -178,7 +178,7 @@ class Aeontel(Listed):
         listed = self.rows if self.shows_deleted else self.live()
         seen = [row for id, row in listed.items() if id not in hidden]
         spooled = spool(folder, Shown(INSTALLS, seen), NOON)
-        asked = [id for id, _ in store.absent("farm", "install", [spooled], ())]
+        asked = [id for id, _ in store.absent("farm", [spooled], ())]
         found = [self.rows[id] for id in asked if id in self.rows]
         if certificate != "none":
             certificate = "keyset"
@@ -254,14 +254,14 @@ class Mirroring(RuleBasedStateMachine):
             with pytest.raises(StoreBusy):
                 self.commit(walk)
             return
-        before = self.store.last_sequence, self.store.round("farm")
+        before = self.store.last_sequence, self.store.brief("farm").round
         failing = Store(Failing(self.handle, crash_at), Path(self.folder.name))  # type: ignore[arg-type]
         try:
             self.commit(walk, failing)
         except Crash as crash:
             if crash.args == ("commit",):
                 self.handle.rollback()
-            assert (self.store.last_sequence, self.store.round("farm")) == before
+            assert (self.store.last_sequence, self.store.brief("farm").round) == before
             self.commit(walk)
 
     def look(self, certificate: Certificate, hidden: set[str]) -> Walk:
@@ -308,7 +308,7 @@ class Mirroring(RuleBasedStateMachine):
         active = {id: row for id, row in kept.items() if row["state"] == "active"}
         assert {id: row["payload"] for id, row in active.items()} == self.source.live()
         assert not any(row["missing_since"] for row in kept.values())
-        assert self.store.active_integrations("farm") == sorted(self.source.integrations)
+        assert self.store.brief("farm").integrations == tuple(sorted(self.source.integrations))
         match self.source:
             case Gestal():
                 homes = {id: self.source.homes[id] for id in active}

@@ -17,8 +17,8 @@ LAYERS: Mapping[str, str] = {
     "core": "absences addresses changes dialects guard outcomes payloads planning routes schedule "
     "walk webhooks",
     "edges": "budget client clock sender spool state warehouse",
-    "shell": "aftermath checking deliver due harvest health holding knowledge probing prune "
-    "publishing relay sync walking",
+    "shell": "admission aftermath checking deliver due harvest health holding knowledge probing "
+    "prune publishing relay sync walking",
     "entry": "app cli demo logs playground queues tasks ticks",
     "sandbox": "sandbox",
 }

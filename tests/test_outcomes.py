@@ -31,7 +31,13 @@ def run(
     **fields: Any,
 ) -> Run:
     made = outcomes.run_of(
-        "farm", over or walk(), error, plan or Plan(), {INSTALLS: 2}, NOON, NOON + MINUTE
+        "farm",
+        over or walk(),
+        error,
+        plan or Plan(),
+        {INSTALLS: frozenset({"a", "b"})},
+        NOON,
+        NOON + MINUTE,
     )
     return replace(made, **fields)
 

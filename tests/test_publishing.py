@@ -261,7 +261,10 @@ class TestPublishingIfDue:
     ) -> bool:
         often = Publish(min_interval=min_interval, max_age=max_age)
         before = warehouse.publication(settings.published_path)
-        done = publishing.publish_if_due(settings.model_copy(update={"publish": often}), engine)
+        with warehouse.opened(settings.store_path, NOON) as opened:
+            newest = opened.brief("farm")
+        settings = settings.model_copy(update={"publish": often})
+        done = publishing.publish_if_due(settings, engine, newest)
         assert done == (warehouse.publication(settings.published_path) != before)
         return done
 
@@ -272,7 +275,7 @@ class TestPublishingIfDue:
     def test_makes_the_first_copy_of_an_empty_store(
         self, settings: Settings, engine: Engine
     ) -> None:
-        assert publishing.publish_if_due(settings, engine)
+        publishing.publish(settings, engine)
         assert asked(settings.published_path, "select count(*) from installs") == ((0,),)
 
     def test_publishes_each_commit(self, settings: Settings, engine: Engine, store: Path) -> None:
@@ -316,10 +319,6 @@ class TestPublishingIfDue:
         settings.published_path.write_bytes(b"no database")
         assert self.is_due(settings, engine, min_interval=60 * MINUTE)
 
-    def test_can_be_forced(self, settings: Settings, engine: Engine, store: Path) -> None:
-        self.published(settings)
-        assert publishing.publish_if_due(settings, engine, force=True)
-
 
 def test_the_copy_has_what_the_state_store_adds(
     settings: Settings, engine: Engine, store: Path
@@ -335,7 +334,7 @@ def test_the_copy_has_what_the_state_store_adds(
         row.last_synced_at = NOON
 
     sources.change(engine, settings.sources[0], synced)
-    assert publishing.publish_if_due(settings, engine)
+    publishing.publish(settings, engine)
     copy = settings.published_path
 
     kept = "select scope, outcome, certificate, started_at, total from sync_runs order by run_id"

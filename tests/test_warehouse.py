@@ -183,13 +183,13 @@ class TestACommit:
         numbers = []
         for shown in (listed("b", "a"), listed("b", "a"), listed("b"), listed("b"), listed("b")):
             sync(shown)
-            numbers.append(store.commit_number)
+            numbers.append(store.brief("farm").commit_number)
         assert numbers == [1, 1, 2, 3, 3]
-        assert store.round("farm") == 5
+        assert store.brief("farm").round == 5
 
     def test_may_find_nothing_at_all(self, sync: Callable[..., Plan], store: Store) -> None:
         assert sync(Shown(OF_A)).changes == ()
-        assert (store.round("farm"), store.commit_number) == (1, 0)
+        assert (store.brief("farm").round, store.brief("farm").commit_number) == (1, 0)
 
     def test_of_one_source_leaves_the_others_alone(
         self, sync: Callable[..., Plan], store: Store, tmp_path: Path, handle: Handle
@@ -204,7 +204,11 @@ class TestACommit:
         rows = handle.execute("select source, install_id, revision from installs order by all")
         assert rows.fetchall() == [("barn", "a", 1), ("farm", "a", 1), ("farm", "b", 1)]
         assert suspects(handle) == []
-        assert (store.round("farm"), store.round("barn"), store.round("none")) == (1, 1, 0)
+        assert (
+            store.brief("farm").round,
+            store.brief("barn").round,
+            store.brief("none").round,
+        ) == (1, 1, 0)
         assert len({event.event_id for event in store.events(after=0)}) == 3
 
 
@@ -275,7 +279,7 @@ class TestASuspect:
         assert suspects(handle) == []
         sync(listed("a"))
         assert (suspects(handle), states(handle)["b"]) == (["b"], "active")
-        assert store.suspects("farm") == {OF_A: 1}
+        assert store.brief("farm").suspects == {OF_A: {"b"}}
 
     def test_is_deleted_since_its_absence_was_first_seen(
         self, sync: Callable[..., Plan], handle: Handle
@@ -339,7 +343,7 @@ class TestASuspect:
                     policy=VOICE)  # fmt: skip
         assert plan.held == {INSTALLS: 3}
         assert suspects(handle) == ["a", "b", "c"]
-        assert store.suspects("farm") == {INSTALLS: 3}
+        assert store.brief("farm").suspects == {INSTALLS: {"a", "b", "c"}}
         sync(Shown(INSTALLS, [aeontel_row("a")], certificate="none"), policy=VOICE)
         assert suspects(handle) == ["b", "c"]
 
@@ -512,15 +516,15 @@ class TestWhatIsRememberedOfAListing:
 
     def test_is_counted_per_listing(self, sync: Callable[..., Plan], store: Store) -> None:
         sync(Shown(INTEGRATIONS, [gestal_integration()]), listed("b", "a"), listed("c", scope=OF_B))
-        assert [store.active("farm", scope) for scope in (OF_A, OF_B, "installs/x")] == [2, 1, 0]
-        assert store.active_integrations("farm") == ["int_a"]
-        assert store.active_integrations("barn") == []
+        assert store.brief("farm").active == {INTEGRATIONS: 1, OF_A: 2, OF_B: 1}
+        assert store.brief("farm").integrations == ("int_a",)
+        assert store.brief("barn").integrations == ()
 
 
 class TestWhatASourceIsAskedFor:
     def absent(self, store: Store, folder: Path, *shown: Shown, **fields: Any) -> Any:
         spools = harvest(store, folder, *shown).spools
-        return store.absent("farm", fields.get("kind", "install"), spools, fields.get("listed", ()))
+        return store.absent("farm", spools, fields.get("listed", ()))
 
     def test_is_what_the_walk_did_not_bring_active_ones_first(
         self, sync: Callable[..., Plan], store: Store, tmp_path: Path
@@ -553,10 +557,6 @@ class TestWhatASourceIsAskedFor:
         rows = [aeontel_row("a"), aeontel_row("b", integrationId="int_b")]
         sync(Shown(INSTALLS, rows, certificate="keyset"), policy=VOICE)
         assert self.absent(store, tmp_path, listed=("int_b", "int_c")) == [("b", "active")]
-
-    def test_is_of_one_kind(self, sync: Callable[..., Plan], store: Store, tmp_path: Path) -> None:
-        sync(Shown(INTEGRATIONS, [gestal_integration()]), listed("a"))
-        assert self.absent(store, tmp_path, kind="integration") == [("int_a", "active")]
 
     def test_is_cut_into_ranges_of_like_length(
         self, sync: Callable[..., Plan], store: Store
@@ -593,7 +593,7 @@ class TestTheEndOfABaseline:
         assert store.baselines() == []
         sync(Shown(INTEGRATIONS, [gestal_integration()]), listed("b", "a"))
         sync(listed("c", "b", "a"), listed("z", scope=OF_B))
-        first, second = store.baselines()
+        first, second = (store.baseline(*ended) for ended in store.baselines())
         assert (first["scopes"], first["integrations"], first["installs"]) == (
             [OF_A, INTEGRATIONS], 1, 2,
         )  # fmt: skip
@@ -613,7 +613,8 @@ class TestTheEndOfABaseline:
         both = [gestal_integration("int_b"), gestal_integration()]
         sync(Shown(INTEGRATIONS, both), listed("z", scope=OF_B, certificate="none"))
         assert [event.baseline for event in store.events(after=1)] == [False, False]
-        assert [each["scopes"] for each in store.baselines()] == [[INTEGRATIONS]]
+        (ended,) = store.baselines()
+        assert store.baseline(*ended)["scopes"] == [INTEGRATIONS]
         assert set(store.announced("farm")) == {INTEGRATIONS, OF_B}
 
 
@@ -647,7 +648,7 @@ class TestOpeningTheStore:
             first = store.id
         with warehouse.opened(path, NOON + MINUTE) as store:
             assert store.id == first
-            assert (store.commit_number, store.last_sequence) == (0, 0)
+            assert (store.brief("farm").commit_number, store.last_sequence) == (0, 0)
         assert path.parent.stat().st_mode & 0o777 == 0o700
         with warehouse.opened(tmp_path / "other" / "store.duckdb", NOON) as store:
             assert store.id != first
@@ -668,7 +669,7 @@ class TestOpeningTheStore:
             with pytest.raises(duckdb.Error):
                 connection.connect(path, NOON)
         with connection.connect(path, NOON) as handle:
-            assert Store(handle, tmp_path).commit_number == 0
+            assert Store(handle, tmp_path).brief("farm").commit_number == 0
 
     def test_is_refused_where_nothing_can_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

@@ -1,14 +1,14 @@
 """After a commit: runs, holds and notices into the state store, events into deliveries."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import Engine
 
 from worker import clock, outcomes
 from worker.findings import Plan, Run
-from worker.relay import Log, announce, announce_in, cursor, register
+from worker.relay import Log, announce, announce_in, cursor, register, unannounced
 from worker.relay import relay as relay_events
 from worker.settings import Settings, Source
 from worker.state import holds, runs, sources, transaction
@@ -31,16 +31,19 @@ def relay(settings: Settings, engine: Engine, store: Store) -> int:
         made += relay_events(engine, settings.endpoints, Log(store.id, head, events), now)
         if not events:
             break
-    for notice in store.baselines():
-        _tell(settings, engine, store.id, notice, now)
+    _tell_baselines(settings, engine, store, now)
     return made
 
 
-def _tell(
-    settings: Settings, engine: Engine, store_id: str, notice: Mapping[str, Any], now: datetime
-) -> None:
-    id = notice_id(store_id, "sync.baseline", notice["source"], str(notice["announced_from"]))
-    announce(engine, settings.endpoints, id, "sync.baseline", notice["source"], notice, now)
+def _tell_baselines(settings: Settings, engine: Engine, store: Store, now: datetime) -> None:
+    ended = {
+        notice_id(store.id, "sync.baseline", source, str(ended_at)): (source, ended_at)
+        for source, ended_at in store.baselines()
+    }
+    for id in unannounced(engine, ended):
+        source, ended_at = ended[id]
+        data = store.baseline(source, ended_at)
+        announce(engine, settings.endpoints, id, "sync.baseline", source, data, now)
 
 
 def record(

@@ -9,6 +9,7 @@ import redis
 from sqlalchemy import Engine
 
 from worker import clock, deliver, dialects, relay, warehouse, webhooks
+from worker.admission import client_of
 from worker.client import Call
 from worker.dialects import Dialect
 from worker.errors import StocktakeError
@@ -17,7 +18,6 @@ from worker.models import INTEGRATIONS, After, Ask, Page, PageNumber
 from worker.probing import probe
 from worker.settings import Endpoint, Settings, Source
 from worker.state import deliveries, sources, transaction
-from worker.sync import client_of
 
 Result = Literal["ok", "failed"]
 

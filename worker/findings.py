@@ -40,6 +40,20 @@ class ScopeWalk:
 
 
 @dataclass(frozen=True, slots=True)
+class Brief:
+    """What the store knows of a source before it is walked. `round` is the number of commits of the
+    source so far, `commit_number` counts those that analysts see."""
+
+    store_id: str
+    commit_number: int
+    committed_at: datetime
+    round: int
+    integrations: tuple[str, ...]  # ids of those we hold active
+    active: Mapping[str, int]  # active rows per scope
+    suspects: Mapping[str, frozenset[str]]  # ids of rows absent but not proven gone, per scope
+
+
+@dataclass(frozen=True, slots=True)
 class Remembered:
     """What the store knows of one listing of installs. `full_at` None: no certified full walk yet.
 

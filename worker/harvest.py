@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -41,17 +42,16 @@ class Reaped:
 
 @dataclass(slots=True)
 class Field:
-    """The source that a sync walks, and what has been brought home of it so far. `round` is the
-    number of commits of the source when the sync began."""
+    """The source that a sync walks, and what has been brought home of it so far."""
 
     source: Source
     guide: Guide
     knowledge: Knowledge
     folder: Path
-    round: int
     run_id: Callable[[str], str]  # of a scope
     spools: list[Spool] = field(default_factory=list)
     placed: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)  # scope, walked order
+    listed: dict[str, None] = field(default_factory=dict)  # ids of the integrations that came
     gone: set[str] = field(default_factory=set)  # ids that answered 404
     began_at: datetime = field(init=False)  # of the oldest walk: an interrupted one began earlier
 
@@ -64,13 +64,12 @@ class Field:
         self._probe_once()
         if scopes:
             return list(self._each(scopes, mode))
-        if mode == "incremental" and (known := self._known_scopes()):
+        if mode == "incremental" and (known := self._install_scopes()):
             return list(self._each(known, mode))
         integrations = self._reap(INTEGRATIONS, "full")
         if isinstance(integrations.error, SourceRefused):
             return [integrations]
-        listed = self._install_scopes(integrations.walk.walked.order)
-        return [integrations, *self._each(listed, "full")]
+        return [integrations, *self._each(self._install_scopes(), "full")]
 
     def _each(self, scopes: Sequence[str], mode: Mode) -> Iterator[Reaped]:
         for scope in scopes:
@@ -94,7 +93,7 @@ class Field:
     def _probe_once(self) -> None:
         if not self._keyset or self.knowledge.is_probed():
             return
-        if self.knowledge.active(INSTALLS) < 2:
+        if self.knowledge.brief.active.get(INSTALLS, 0) < 2:
             return  # one row is in any order: a source that ignores orderBy would not show it
         try:
             accepted = probe(self.guide.client, self.guide.dialect)
@@ -107,15 +106,10 @@ class Field:
             log.warning("source=%s refuses orderBy: every sync walks in full", self.source.name)
         self.knowledge.accept(accepted)
 
-    def _known_scopes(self) -> list[str]:
+    def _install_scopes(self) -> list[str]:
         if self._keyset:
             return [INSTALLS]
-        return self._install_scopes(())
-
-    def _install_scopes(self, listed: Sequence[str]) -> list[str]:
-        if self._keyset:
-            return [INSTALLS]
-        known = self.source.integrations or (*listed, *self.knowledge.active_integrations())
+        known = self.source.integrations or (*self.listed, *self.knowledge.brief.integrations)
         return [installs_of(id) for id in dict.fromkeys(known) if id not in self.gone]
 
     def _reap(self, scope: str, mode: Mode) -> Reaped:
@@ -127,7 +121,8 @@ class Field:
         except StocktakeError as error:
             requests = self.guide.client.requests - before
             walked = Walked("none", requests=requests, reason=str(error))
-            return Reaped(ScopeWalk(self.run_id(scope), scope, mode, self.round, walked), error)
+            walk = ScopeWalk(self.run_id(scope), scope, mode, self.knowledge.brief.round, walked)
+            return Reaped(walk, error)
 
     def _incremental(self, scope: str) -> ScopeWalk | None:
         """What moved; None where only a full walk will do."""
@@ -148,7 +143,9 @@ class Field:
         if walked.complete:
             self.knowledge.settled(scope)
             self._place(scope, walked.order, memory)
-        return ScopeWalk(self.run_id(scope), scope, "incremental", self.round, walked)
+        return ScopeWalk(
+            self.run_id(scope), scope, "incremental", self.knowledge.brief.round, walked
+        )
 
     def _heads(self, scope: str, steps: Steps) -> Walked:
         """Walks what stands first; the heads of a keyset listing count only where they are whole:
@@ -203,42 +200,57 @@ class Field:
             resumed=header is not fresh,
             expected=self._expected(scope),
         )
-        walked = self.guide.walk(scope, steps, spool)
+        walked = self.guide.walk(scope, steps, spool, met=partial(self._meet, scope))
         # Only an interrupted walk is gone on with: evidence must not be older than its walk.
         spool.discard()
         return header, walked
+
+    def _meet(self, scope: str, row: Row) -> None:
+        if scope == INTEGRATIONS:
+            self.listed[row.id] = None
 
     def _expected(self, scope: str) -> Set[str]:
         """The rows that a walk looks for once more before it says that they are missing: suspects,
         for it would delete them."""
         if self._keyset or scope == INTEGRATIONS:
             return frozenset()  # they can be asked for
-        return self.knowledge.suspects(scope)
+        return self.knowledge.brief.suspects.get(scope, frozenset())
 
     def _header(self, scope: str) -> Header:
         """How the walk is to be made."""
-        header = Header(scope, self._size, 1, self.round, self.guide.observed.began_at,
-                        view=_view(self.source))  # fmt: skip
+        began_at, round = self.guide.observed.began_at, self.knowledge.brief.round
+        header = Header(scope, self._size, 1, round, began_at, view=_view(self.source))
         if scope == INTEGRATIONS:
             return header
         if not self._keyset:
             return msgspec.structs.replace(header, parallel=self.knowledge.parallel(scope))
-        bounds = tuple(self.knowledge.bounds(self.knowledge.active(scope), header.size))
+        bounds = tuple(self.knowledge.bounds(scope, header.size))
         return msgspec.structs.replace(header, parallel=len(bounds) + 1, bounds=bounds)
 
     def _settle_absences(self, scope: str, walked: Walked) -> Walked:
         """Asks the source for what its listing does not show, where it can be asked (DESIGN 8)."""
-        if not self._keyset and scope != INTEGRATIONS:
+        if scope == INTEGRATIONS:
+            active, deleted = self._unlisted()[:ASKED], []
+        elif self._keyset:
+            absent = self.knowledge.absent(self.paths)
+            active = [id for id, state in absent if state == "active"][:ASKED]
+            deleted = [id for id, state in absent if state != "active"][:RECHECKED]
+        else:
             return walked  # there is no get-one-installation endpoint: two walks decide
-        absent = self.knowledge.absent(kind_of(scope), self.paths)
-        active = [id for id, state in absent if state == "active"][:ASKED]
-        deleted = [id for id, state in absent if state != "active"][:RECHECKED]
-        ids = active if scope == INTEGRATIONS else [*active, *deleted]
         found: list[Row] = []
         spool = self._spool(scope, "absent")
-        asked = self.guide.walk(scope, self._asking(ids), spool, met=found.append)
+        asked = self.guide.walk(scope, self._asking([*active, *deleted]), spool, met=found.append)
         self.gone |= {*active} - {row.id for row in found}
         return self._with_answers(scope, walked, asked, found)
+
+    def _unlisted(self) -> list[str]:
+        """The integrations we hold active, and are to mirror, that the listing did not show."""
+        mirrored = self.source.integrations
+        return [
+            id
+            for id in self.knowledge.brief.integrations
+            if id not in self.listed and (not mirrored or id in mirrored)
+        ]
 
     def _asking(self, ids: Sequence[str]) -> Steps:
         parallel = self.source.max_concurrency

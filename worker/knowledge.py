@@ -9,8 +9,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from worker import routes
-from worker.findings import Accepted
-from worker.models import Kind
+from worker.findings import Accepted, Brief
 from worker.routes import Escalation, Memory
 from worker.schedule import next_after
 from worker.settings import Settings, Source
@@ -27,17 +26,13 @@ class Knowledge:
     engine: Engine
     source: Source
     store: Callable[[], AbstractContextManager[Store]]
+    brief: Brief
     keeps: bool
 
-    def absent(self, kind: Kind, spools: Sequence[Path]) -> list[tuple[str, str]]:
-        """(id, state) of the objects of a kind that no spool brings, active ones first."""
+    def absent(self, spools: Sequence[Path]) -> list[tuple[str, str]]:
+        """(id, state) of the installs that no spool brings, active ones first."""
         with self.store() as store:
-            return store.absent(self.source.name, kind, spools, self.source.integrations)
-
-    def active_integrations(self) -> list[str]:
-        """Ids of the integrations we hold active."""
-        with self.store() as store:
-            return store.active_integrations(self.source.name)
+            return store.absent(self.source.name, spools, self.source.integrations)
 
     def memory(self, scope: str, *, deleted: bool) -> Memory:
         """What is remembered of a listing of installs, which may show `deleted` rows."""
@@ -54,23 +49,14 @@ class Knowledge:
             digests=found.digests,
         )
 
-    def suspects(self, scope: str) -> frozenset[str]:
-        """The suspects of a listing: one more walk that misses them deletes them."""
-        with self.store() as store:
-            return store.suspected(self.source.name, scope)
-
-    def bounds(self, active: int, size: int) -> list[str]:
+    def bounds(self, scope: str, size: int) -> list[str]:
         """Ids that cut a long keyset listing into ranges, where the source filters by id."""
+        active = self.brief.active.get(scope, 0)
         worth = self.source.max_concurrency > 1 and routes.worth_ranges(active, size)
         if not (worth and self.accepted().filters):
             return []
         with self.store() as store:
             return store.bounds(self.source.name, self.source.max_concurrency)
-
-    def active(self, scope: str) -> int:
-        """How many active installs a listing had."""
-        with self.store() as store:
-            return store.active(self.source.name, scope)
 
     def parallel(self, scope: str) -> int:
         """How many pages of a numbered listing to ask for at once."""

@@ -22,7 +22,7 @@ def run_of(
     walk: ScopeWalk,
     error: StocktakeError | None,
     plan: Plan,
-    suspects: Mapping[str, int],
+    suspects: Mapping[str, frozenset[str]],
     started_at: datetime,
     finished_at: datetime,
 ) -> Run:
@@ -45,7 +45,7 @@ def run_of(
         total=walked.total,
         events=dict(sorted(events.items())),
         held=held,
-        suspects=suspects.get(walk.scope, 0),
+        suspects=len(suspects.get(walk.scope, ())),
         reason=walked.reason,
         error=str(error) if error else None,
     )

@@ -7,31 +7,34 @@ from typing import Any
 from sqlalchemy import Engine
 
 from worker import clock, warehouse
+from worker.findings import Brief
 from worker.settings import Settings
 from worker.state import holds, runs, sources
 from worker.state.tables import document
 from worker.warehouse import Publication
 
 
-def publish_if_due(settings: Settings, engine: Engine, *, force: bool = False) -> bool:
-    """Publishes when the copy is behind its store, or too old to show freshness; says whether."""
-    shown = warehouse.publication(settings.published_path)
-    with warehouse.opened(settings.store_path, clock.now()) as store:
-        newest = (store.id, store.commit_number)
+def publish(settings: Settings, engine: Engine) -> None:
+    """Replaces the published copy by the newest state of both stores."""
     now = clock.now()
-    if not (force or _due(settings, shown, newest, now)):
-        return False
     warehouse.publish(settings.store_path, settings.published_path, now, _tables(engine, now))
-    return True
 
 
-def _due(
-    settings: Settings, shown: Publication | None, newest: tuple[str, int], now: datetime
-) -> bool:
-    if shown is None or shown.store_id != newest[0]:
+def publish_if_due(settings: Settings, engine: Engine, newest: Brief) -> bool:
+    """Publishes when the copy is behind the `newest` commit, or too old to show freshness; says
+    whether."""
+    shown = warehouse.publication(settings.published_path)
+    due = _due(settings, shown, newest, clock.now())
+    if due:
+        publish(settings, engine)
+    return due
+
+
+def _due(settings: Settings, shown: Publication | None, newest: Brief, now: datetime) -> bool:
+    if shown is None or shown.store_id != newest.store_id:
         return True
     age = now - shown.published_at
-    behind = shown.commit_number != newest[1]
+    behind = shown.commit_number != newest.commit_number
     # A copy from the future was made before the clock was set back.
     return (
         age >= settings.publish.max_age

@@ -72,6 +72,13 @@ def _relay(
     return made
 
 
+def unannounced(engine: Engine, notice_ids: Collection[str]) -> list[str]:
+    """Those of the notices that are not recorded yet."""
+    with transaction(engine) as session:
+        known = deliveries.known_notices(session, notice_ids)
+    return [id for id in notice_ids if id not in known]
+
+
 def announce(
     engine: Engine,
     endpoints: Sequence[Endpoint],

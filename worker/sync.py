@@ -4,7 +4,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -16,18 +16,17 @@ from typing import Any, Final
 from sqlalchemy import Engine
 
 from worker import aftermath, clock, dialects, planning, publishing, warehouse
-from worker.budget import Budget
+from worker.admission import check_allowed, client_of
 from worker.changes import Reading
-from worker.client import Client, Manners
-from worker.errors import RateLimited, Refused
-from worker.findings import Harvest, Known, Limits, Pair, Plan, Run
+from worker.client import Client
+from worker.findings import Brief, Harvest, Known, Limits, Pair, Plan, Run
 from worker.harvest import Field, Reaped
 from worker.knowledge import Knowledge
 from worker.models import Mode
 from worker.outcomes import joined, run_of
 from worker.planning import Policy
 from worker.settings import Settings, Source
-from worker.state import holds, leases, sources
+from worker.state import holds, leases
 from worker.walking import Guide, Observed, Progress, integration_of
 from worker.warehouse import Store
 
@@ -102,29 +101,36 @@ def sync(
     What goes wrong with a listing is told in its run. Raised is what keeps the sync from
     beginning or from being committed: RateLimited, Refused (paused), StoreBusy, StoreUnusable.
     """
-    _check_allowed(engine, source)
+    check_allowed(engine, source)
     with client_of(settings, engine, source, stop) as client:
         work = partial(Work, settings, engine, source, wish, client=client, progress=progress)
         if wish.dry_run:
             with TemporaryDirectory(prefix="stocktake-") as folder:
-                return _sync(work(fence=_NEVER_LATE, folder=Path(folder)))
-        with warehouse.opened(settings.store_path, clock.now()) as store:
-            aftermath.relay(settings, engine, store)
-            floor = store.fence(source.name)
-        with leases.lease(engine, f"sync {source.name}", floor) as fence:
-            synced = _sync(work(fence=fence, folder=settings.spool_dir / source.name))
-        publishing.publish_if_due(settings, engine)
+                rehearsal = work(fence=_NEVER_LATE, folder=Path(folder))
+                with rehearsal.store() as store:
+                    brief = store.brief(source.name)
+                return _sync(rehearsal, brief)[0]
+        with ExitStack() as held:
+            with warehouse.opened(settings.store_path, clock.now()) as store:
+                aftermath.relay(settings, engine, store)
+                lease = leases.lease(engine, f"sync {source.name}", store.fence(source.name))
+                fence = held.enter_context(lease)
+                brief = store.brief(source.name)
+            spooled_in = settings.spool_dir / source.name
+            synced, newest = _sync(work(fence=fence, folder=spooled_in), brief)
+        publishing.publish_if_due(settings, engine, newest)
         return synced
 
 
-def _sync(work: Work) -> Synced:
+def _sync(work: Work, brief: Brief) -> tuple[Synced, Brief]:
+    """Walks and commits, a second time where that settles suspects; also what is known after it."""
     began = time.monotonic()
-    plan, runs = _pass(work, work.wish.mode, work.wish.scopes)
+    plan, runs, brief = _pass(work, brief, work.wish.mode, work.wish.scopes)
     plans = [plan]
     if doubtful := _scopes_to_confirm(work, plan, runs):
         # So that one sync settles everything on a quiet source, the second walk, which confirms
         # that a suspect is gone, is made at once (WALK.md, "absence").
-        plan, again = _pass(work, "full", doubtful)
+        plan, again, brief = _pass(work, brief, "full", doubtful)
         plans.append(plan)
         second = {run.scope: run for run in again}
         runs = [joined(run, second[run.scope]) if run.scope in second else run for run in runs]
@@ -132,14 +138,15 @@ def _sync(work: Work) -> Synced:
         whole = not work.wish.scopes
         aftermath.conclude(work.settings, work.engine, work.source, runs, whole=whole)
     _log(work.source, runs, time.monotonic() - began)
-    return Synced(tuple(runs), tuple(plans))
+    return Synced(tuple(runs), tuple(plans)), brief
 
 
-def _pass(work: Work, mode: Mode, scopes: Sequence[str]) -> tuple[Plan, list[Run]]:
+def _pass(
+    work: Work, brief: Brief, mode: Mode, scopes: Sequence[str]
+) -> tuple[Plan, list[Run], Brief]:
     """Walks once and commits: gather, decide, apply."""
     started_at = clock.now()
-    with work.store() as store:
-        ground = _field(work, store)
+    ground = _field(work, brief)
 
     reaped = ground.reap(mode, scopes)
 
@@ -152,7 +159,8 @@ def _pass(work: Work, mode: Mode, scopes: Sequence[str]) -> tuple[Plan, list[Run
             plan = planning.plan(gathered, harvest.walks, policy)
 
             store.apply(harvest, gathered, plan)
-        runs = _runs(work, reaped, plan, store.suspects(work.source.name), started_at)
+        brief = store.brief(work.source.name)
+        runs = _runs(work, reaped, plan, brief.suspects, started_at)
         if not work.wish.dry_run:
             aftermath.record(
                 work.settings, work.engine, work.source, runs, plan, gathered.commit_at
@@ -160,55 +168,17 @@ def _pass(work: Work, mode: Mode, scopes: Sequence[str]) -> tuple[Plan, list[Run
             aftermath.relay(work.settings, work.engine, store)
     for spool in ground.spools:
         spool.sweep()
-    return plan, runs
+    return plan, runs, brief
 
 
-def _check_allowed(engine: Engine, source: Source) -> None:
-    state, now = sources.known(engine, source), clock.now()
-    if state.paused:
-        raise Refused(f"{source.name} is paused; `stocktake resume {source.name}` goes on with it")
-    until = state.rate_limited_until
-    if until and until > now:
-        raise RateLimited(
-            f"{source.name}: rate limited until {until:%Y-%m-%d %H:%M:%S} UTC; "
-            f"`stocktake resume {source.name}` lifts it",
-            until,
-            (until - now).total_seconds(),
-        )
-
-
-@contextmanager
-def client_of(settings: Settings, engine: Engine, source: Source, stop: Event) -> Iterator[Client]:
-    """A client of `source` within its budget; a 429 it meets is kept for all processes."""
-    dialect = dialects.named(source.dialect)
-    client = Client(
-        source,
-        Manners(dialect.ACCEPT, dialect.login(), dialect.read_token, dialect.PENALTY_S),
-        Budget(
-            settings.private_dir / "budgets",
-            source.name,
-            source.requests_per_second,
-            source.max_concurrency,
-        ),
-        stop,
-        strikes=sources.known(engine, source).strikes,
-    )
-    try:
-        yield client
-    finally:
-        client.close()
-        if client.limited_until:
-            sources.limit(engine, source, client.limited_until)
-
-
-def _field(work: Work, store: Store) -> Field:
-    source, observed = work.source, Observed(clock.now(), store.committed_at)
+def _field(work: Work, brief: Brief) -> Field:
+    source, observed = work.source, Observed(clock.now(), brief.committed_at)
+    keeps = not work.wish.dry_run
     return Field(
         source=source,
         guide=Guide(source, work.dialect, work.client, observed, work.progress),
-        knowledge=Knowledge(work.settings, work.engine, source, work.store, not work.wish.dry_run),
+        knowledge=Knowledge(work.settings, work.engine, source, work.store, brief, keeps),
         folder=work.folder,
-        round=store.round(source.name),
         run_id=work.run_id,
     )
 
@@ -266,7 +236,7 @@ def _runs(
     work: Work,
     reaped: Sequence[Reaped],
     plan: Plan,
-    suspects: Mapping[str, int],
+    suspects: Mapping[str, frozenset[str]],
     started_at: datetime,
 ) -> list[Run]:
     return [

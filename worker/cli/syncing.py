@@ -78,7 +78,7 @@ def publish() -> None:
     """Make the published copy now."""
     loaded = settings()
     with state(loaded) as engine:
-        publishing.publish_if_due(loaded, engine, force=True)
+        publishing.publish(loaded, engine)
     output.say(f"published {loaded.published_path}")
 
 

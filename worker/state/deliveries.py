@@ -104,6 +104,12 @@ def pause_pending(session: Session, endpoint: str, reason: str) -> None:
     )
 
 
+def known_notices(session: Session, notice_ids: Collection[str]) -> set[str]:
+    """Those of the notices that were recorded."""
+    query = select(_NOTICES.c.notice_id).where(_NOTICES.c.notice_id.in_(notice_ids))
+    return set(session.connection().execute(query).scalars())
+
+
 def add_notice(
     session: Session,
     notice_id: str,

@@ -45,6 +45,8 @@ def publish(store: Path, target: Path, now: datetime, tables: Mapping[str, Rows]
         fresh = store.parent / "publishing.duckdb"
         _discard(fresh)
         try:
+            if not store.exists():
+                connection.connect(store, now).close()
             connection.copy(store, fresh)
             _complete(fresh, now, tables)
             _replace(fresh, target)

@@ -10,7 +10,7 @@ import duckdb
 import msgspec
 
 from worker.errors import StoreBusy, StoreUnusable
-from worker.findings import Absence, Gathered, Harvest, Pair, Plan, Remembered
+from worker.findings import Absence, Brief, Gathered, Harvest, Pair, Plan, Remembered
 from worker.models import Event, Install, Integration, Kind
 from worker.warehouse import connection, rows, sql
 
@@ -27,11 +27,6 @@ class Store:
         return str(self._first("select_store")[0])
 
     @property
-    def commit_number(self) -> int:
-        """Raised by every commit that changed what analysts see."""
-        return int(self._first("select_store")[2])
-
-    @property
     def committed_at(self) -> datetime:
         """The time of the newest commit."""
         moment: datetime = self._first("select_store")[3]
@@ -41,10 +36,6 @@ class Store:
     def last_sequence(self) -> int:
         """The end of the event log; 0 while it is empty."""
         return int(self._first("select_ledger", source="")[2])
-
-    def round(self, source: str) -> int:
-        """How many commits there were for `source`."""
-        return int(self._first("select_ledger", source=source)[1])
 
     def fence(self, source: str) -> int:
         """The newest lease that committed for `source`."""
@@ -59,23 +50,29 @@ class Store:
         return {row["scope"]: row["announced_from"] for row in
                 self._rows("select_announced", source=source)}  # fmt: skip
 
-    def baselines(self) -> list[dict[str, Any]]:
-        """Per commit that ended a baseline: its source, time, scopes and counts."""
-        return self._rows("select_baselines")
+    def baselines(self) -> list[tuple[str, datetime]]:
+        """Source and time of each commit that ended a baseline."""
+        return self._run("select_baselines").fetchall()
 
-    def active_integrations(self, source: str) -> list[str]:
-        """Ids of the integrations we hold active."""
-        result = self._rows("select_active_integrations", source=source)
-        return [row["integration_id"] for row in result]
+    def baseline(self, source: str, ended_at: datetime) -> dict[str, Any]:
+        """Source, time, scopes and counts of a commit that ended a baseline."""
+        (found,) = self._rows("select_baseline", source=source, announced_from=ended_at)
+        return found
 
-    def suspects(self, source: str) -> dict[str, int]:
-        """Rows absent but not proven gone, per scope."""
-        return dict(self._run("count_suspects", source=source).fetchall())
-
-    def suspected(self, source: str, scope: str) -> frozenset[str]:
-        """The suspects of one listing."""
-        found = self._rows("select_suspects", source=source, scope=scope)
-        return frozenset(row["id"] for row in found)
+    def brief(self, source: str) -> Brief:
+        """What is known of a source before it is walked."""
+        store_id, _, commit_number, committed_at = self._first("select_store")
+        integrations = self._run("select_active_integrations", source=source).fetchall()
+        suspects = self._run("select_suspects", source=source).fetchall()
+        return Brief(
+            store_id=store_id,
+            commit_number=commit_number,
+            committed_at=committed_at,
+            round=int(self._first("select_ledger", source=source)[1]),
+            integrations=tuple(id for (id,) in integrations),
+            active=dict(self._run("count_active", source=source).fetchall()),
+            suspects={scope: frozenset(ids) for scope, ids in suspects},
+        )
 
     def unseen_since(self, source: str, ids: Sequence[str], decided_at: datetime) -> list[str]:
         """Those of `ids` that nobody saw after `decided_at`."""
@@ -97,21 +94,16 @@ class Store:
             digests={id: digest for id, digest, _ in kept},
         )
 
-    def active(self, source: str, scope: str) -> int:
-        """Active installs of one listing."""
-        counts: dict[str, int] = dict(self._run("count_active", source=source).fetchall())
-        return counts.get(scope, 0)
-
     def bounds(self, source: str, ranges: int) -> list[str]:
         """Install ids that cut those we know into so many ranges of about the same length."""
         return [row["id"] for row in self._rows("select_bounds", source=source, ranges=ranges)]
 
     def absent(
-        self, source: str, kind: Kind, spools: Sequence[Path], listed: Sequence[str]
+        self, source: str, spools: Sequence[Path], listed: Sequence[str]
     ) -> list[tuple[str, str]]:
-        """(id, state) of the objects we know that no spool brings, active ones first."""
+        """(id, state) of the installs we know that no spool brings, active ones first."""
         self._stage(source, spools)
-        result = self._run("select_absent_ids", source=source, kind=kind, listed=list(listed))
+        result = self._run("select_absent_ids", source=source, listed=list(listed))
         return [(str(id), str(state)) for id, state in result.fetchall()]
 
     @contextmanager

@@ -1,7 +1,0 @@
--- Rows absent but not proven gone, per scope.
-select sighting.scope, count(*)
-from installs as kept
-join private.sightings as sighting
-    on sighting.source = kept.source and sighting.kind = 'install' and sighting.id = kept.install_id
-where kept.source = $source and kept.missing_since is not null and kept.state = 'active'
-group by sighting.scope
