@@ -163,6 +163,11 @@ class Archive:
                     history.sync(random.choice(("full", "incremental", "incremental")))
             history.come_to_rest()
             history.check_exact()
+            if random.random() < 0.3:
+                for stage in history.stages:
+                    stage.stir()  # what was told as deleted comes back
+                history.come_to_rest()
+                history.check_exact()
             if random.random() < 0.2:
                 history.check_silent()
             return history.counts

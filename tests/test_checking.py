@@ -158,6 +158,7 @@ def test_an_address_that_redis_does_not_understand_is_told(
     assert (found.level, found.code) == (level, code)
 
 
+@pytest.mark.slow
 def test_a_broker_that_answers_is_ok(take: Take) -> None:
     with TemporaryDirectory() as folder, ValkeyServer(unix_socket_path=f"{folder}/s"):
         url = f"redis+socket://{folder}/s"

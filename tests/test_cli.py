@@ -49,6 +49,8 @@ HOLDS = [
     "hold_id", "source", "scope", "opened_at", "installs", "share", "status", "decided_at",
 ]  # fmt: skip
 
+pytestmark = pytest.mark.slow
+
 COMMAND = (sys.executable, "-c", "from worker.cli import main; main()")
 INSTALLED = "select source, install_id, state, revision from installs order by all"
 
@@ -460,7 +462,6 @@ def test_what_looks_like_an_accident_waits_until_it_is_approved(tmp_path: Path) 
         assert "approved already" in again.err
 
 
-@pytest.mark.slow
 def test_what_is_rejected_stays(tmp_path: Path) -> None:
     with holding(tmp_path) as (terminal, hold):
         before = terminal.installed()
@@ -611,13 +612,12 @@ def test_a_host_that_is_not_there_is_told(terminal: Terminal, running: Playgroun
     check_failed_check(terminal, 75, f"no answer from 127.0.0.1:{port}")
 
 
-SLOW = pytest.mark.slow
 FAULTS = [
     pytest.param(Fault("html", times=None), 75, "HTML, not JSON", id="html"),
     pytest.param(Fault("no_meta", times=None), 75, "missing required field `meta`", id="no meta"),
     pytest.param(Fault("wrong_types", times=None), 75, "Expected `array`, got", id="types"),
-    pytest.param(Fault("server_error", times=None), 75, "answered 503", id="503", marks=SLOW),
-    pytest.param(Fault("forbidden", times=None), 1, "has no access", id="403", marks=SLOW),
+    pytest.param(Fault("server_error", times=None), 75, "answered 503", id="503"),
+    pytest.param(Fault("forbidden", times=None), 1, "has no access", id="403"),
 ]
 
 
@@ -691,7 +691,6 @@ def test_a_pipe_gets_one_document_and_neither_bars_nor_colours(terminal: Termina
     assert "\x1b" not in out + err
 
 
-@pytest.mark.slow
 def test_a_mistake_is_a_message_and_an_exit_code_to_a_script(tmp_path: Path) -> None:
     with subprocess_of("-c", str(tmp_path / "none.toml"), "sync") as process:
         out, err = process.communicate()
@@ -699,7 +698,6 @@ def test_a_mistake_is_a_message_and_an_exit_code_to_a_script(tmp_path: Path) -> 
     assert err.startswith("there is no configuration file\n")
 
 
-@pytest.mark.slow
 def test_a_signal_ends_the_sandbox_in_good_order() -> None:
     with subprocess_of("sandbox", "--port", "0", "--installs", "1") as process:
         assert process.stdout is not None
@@ -718,8 +716,8 @@ with duckdb.connect(sys.argv[1]) as store:
 """
 
 
-@pytest.mark.slow  # a command waits 30 seconds for a store that is in use
 def test_a_store_that_another_process_has_open_is_told_with_its_pid(terminal: Terminal) -> None:
+    # A command waits 30 seconds for it.
     store = terminal.folder / "data" / "private" / "store.duckdb"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD_OPEN, str(store)],

@@ -374,17 +374,8 @@ def _columns(row: Mapping[str, Any]) -> Payload:
     return document
 
 
-def test_the_mirror_ends_as_its_source_and_its_events_tell_how() -> None:
-    run_state_machine_as_test(
-        Mirroring,
-        settings=settings(
-            max_examples=6, stateful_step_count=12, deadline=None, derandomize=True, database=None
-        ),
-    )
-
-
 @pytest.mark.slow
-def test_the_mirror_ends_as_its_source_after_long_histories() -> None:
+def test_the_mirror_ends_as_its_source_and_its_events_tell_how() -> None:
     run_state_machine_as_test(
         Mirroring,
         settings=settings(

@@ -18,6 +18,8 @@ from worker.state import holds
 from worker.state.tables import HoldRow
 
 Take = Callable[..., Stocktake]
+
+pytestmark = pytest.mark.slow
 STRICT = Guard(min_rows=2, max_share=0.1, max_count=1000)
 
 
@@ -69,7 +71,6 @@ def removed(taken: Stocktake) -> set[str]:
     return set(taken.world.removed)
 
 
-@pytest.mark.slow
 def test_many_absences_are_held_and_the_rest_of_the_run_is_recorded(take: Take) -> None:
     world = gestal_world(integrations=1, installs=20)
     taken = take(world, guard=STRICT)
@@ -88,7 +89,6 @@ def test_many_absences_are_held_and_the_rest_of_the_run_is_recorded(take: Take) 
     assert (published["hold_id"], published["status"]) == (hold.hold_id, "open")
 
 
-@pytest.mark.slow
 def test_few_absences_are_not_held(take: Take) -> None:
     world = gestal_world(integrations=1, installs=20)
     taken = take(world, guard=STRICT)
@@ -97,7 +97,6 @@ def test_few_absences_are_not_held(take: Take) -> None:
     assert counts(taken.sync()) == {"install.deleted": 2}
 
 
-@pytest.mark.slow
 def test_a_hold_is_opened_once_and_waits(farm: Stocktake) -> None:
     hold = the_hold(farm)
     last = farm.last_sequence()
@@ -110,7 +109,6 @@ def test_a_hold_is_opened_once_and_waits(farm: Stocktake) -> None:
     assert farm.events(last) == []
 
 
-@pytest.mark.slow
 def test_new_absences_beside_a_hold_are_judged_anew(farm: Stocktake) -> None:
     assert isinstance(farm.world, GestalWorld)
     more = uninstalled(farm.world, 1)
@@ -130,7 +128,6 @@ def test_an_approved_hold_is_recorded_at_once(farm: Stocktake) -> None:
     assert exit_code(farm.sync()) == 0
 
 
-@pytest.mark.slow
 def test_approval_deletes_exactly_those_of_the_hold_that_are_still_missing(
     farm: Stocktake,
 ) -> None:
@@ -146,7 +143,6 @@ def test_approval_deletes_exactly_those_of_the_hold_that_are_still_missing(
     assert set(the_hold(farm).ids) == set(others)
 
 
-@pytest.mark.slow
 def test_an_approval_without_a_certificate_changes_nothing(farm: Stocktake) -> None:
     farm.world.faults.add(Fault("server_error", times=None, match="installations"))
     with pytest.raises(RetryLater, match="stays open, nothing was deleted"):
@@ -157,7 +153,6 @@ def test_an_approval_without_a_certificate_changes_nothing(farm: Stocktake) -> N
     assert farm.active().isdisjoint(removed(farm))
 
 
-@pytest.mark.slow
 def test_an_approval_while_the_source_wants_quiet_waits(farm: Stocktake) -> None:
     farm.world.faults.add(Fault("rate_limited"))
     assert exit_code(farm.sync()) == 75
@@ -166,7 +161,6 @@ def test_an_approval_while_the_source_wants_quiet_waits(farm: Stocktake) -> None
     assert len(held(farm)) == 1
 
 
-@pytest.mark.slow
 def test_a_hold_is_decided_once(farm: Stocktake) -> None:
     hold_id = the_hold(farm).hold_id
     reject(farm.engine, hold_id)
@@ -178,7 +172,6 @@ def test_a_hold_is_decided_once(farm: Stocktake) -> None:
         reject(farm.engine, "none")
 
 
-@pytest.mark.slow
 def test_rejected_absences_stay_active_until_they_were_seen_again(farm: Stocktake) -> None:
     assert isinstance(farm.world, GestalWorld)
     gone = removed(farm)
@@ -198,7 +191,6 @@ def test_rejected_absences_stay_active_until_they_were_seen_again(farm: Stocktak
     assert set(the_hold(farm).ids) == gone
 
 
-@pytest.mark.slow
 def test_installs_that_come_back_leave_a_hold_that_deletes_nothing(farm: Stocktake) -> None:
     assert isinstance(farm.world, GestalWorld)
     for id in removed(farm):
@@ -227,7 +219,6 @@ def test_a_workspace_that_answers_404_at_once_is_held_however_small(take: Take) 
     assert taken.active() == world.live()
 
 
-@pytest.mark.slow
 def test_rejected_404s_stay_active_while_they_answer_404(take: Take) -> None:
     world = aeontel_world(installs=30)
     workspace, ids = full_workspace(world)
@@ -242,7 +233,6 @@ def test_rejected_404s_stay_active_while_they_answer_404(take: Take) -> None:
     assert set(ids) <= taken.active()
 
 
-@pytest.mark.slow
 def test_an_approved_404_is_an_inferred_deletion(take: Take) -> None:
     world = aeontel_world(installs=30)
     workspace, ids = full_workspace(world)
@@ -257,7 +247,6 @@ def test_an_approved_404_is_an_inferred_deletion(take: Take) -> None:
     }
 
 
-@pytest.mark.slow
 def test_a_deletion_that_was_read_is_never_held(take: Take) -> None:
     world = aeontel_world(installs=20)
     taken = take(world, guard=Guard(min_rows=0, max_share=0, max_count=0))
@@ -270,7 +259,6 @@ def test_a_deletion_that_was_read_is_never_held(take: Take) -> None:
     assert counts(synced) == {"install.deleted": live}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seeded", [gestal_world, aeontel_world])
 def test_the_login_of_another_account_deletes_nothing(
     seeded: Callable[..., GestalWorld | AeontelWorld], take: Take
@@ -291,7 +279,6 @@ def test_the_login_of_another_account_deletes_nothing(
     assert taken.active() == world.live()
 
 
-@pytest.mark.slow
 def test_the_last_integration_can_be_given_up_by_approval(take: Take) -> None:
     world = gestal_world(integrations=1, installs=5)
     taken = take(world)
@@ -304,7 +291,6 @@ def test_the_last_integration_can_be_given_up_by_approval(take: Take) -> None:
     assert taken.active() == set()
 
 
-@pytest.mark.slow
 def test_a_listing_that_is_suddenly_empty_is_held(take: Take) -> None:
     world = gestal_world(installs=20)
     taken = take(world, guard=Guard())

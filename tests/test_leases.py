@@ -96,6 +96,7 @@ def test_the_fence_is_above_what_the_store_has_seen(engine: Engine) -> None:
         assert fence == 43
 
 
+@pytest.mark.slow
 def test_the_lease_of_a_process_that_died_is_free_at_once(engine: Engine, url: str) -> None:
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDER, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE

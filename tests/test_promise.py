@@ -47,14 +47,16 @@ def play(folder: Path, dialect: str, chapter: object, accounts: int) -> Counter[
     return counts
 
 
+@pytest.mark.slow
 def test_no_listing_of_gestal_has_a_false_deletion_or_a_lost_change(tmp_path: Path) -> None:
-    counts = play(tmp_path, "gestal", "a", accounts=2)
+    counts = play(tmp_path, "gestal", "a", accounts=3)
     assert counts["install.deleted"] > 0
     assert counts["install.restored"] > 0
     assert counts["full repaired ok"] > 0
     assert counts["incremental none ok"] > 0
 
 
+@pytest.mark.slow
 def test_no_account_of_aeontel_has_a_false_deletion_or_a_lost_change(tmp_path: Path) -> None:
     counts = play(tmp_path, "aeontel", "a", accounts=8)
     assert counts["install.deleted"] > 0

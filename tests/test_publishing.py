@@ -16,14 +16,15 @@ from examples import MINUTE, NOON, OF_A, Shown, commit, gestal_row, harvest, new
 from sqlalchemy import Engine
 
 import worker
-from worker import clock, outcomes, publishing, warehouse
+from worker import outcomes, publishing, warehouse
 from worker.errors import StoreUnusable
-from worker.findings import Plan, Proposal
+from worker.findings import Brief, Plan, Proposal
 from worker.models import installs_of
 from worker.settings import Settings, Source
 from worker.settings.values import Publish
 from worker.state import connect_state, holds, runs, sources, transaction
 from worker.state.tables import SourceState
+from worker.warehouse import Publication
 
 OF_B = installs_of("int_b")
 CHECKOUT = Path(worker.__file__).parents[1]
@@ -165,6 +166,7 @@ class TestTheCopy:
             warehouse.publish(store, tmp_path / "file" / "warehouse.duckdb", NOON, {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name"),
     [(shutil, "copyfile"), (os, "fsync"), (os, "replace"), (duckdb, "connect")],
@@ -187,6 +189,7 @@ def test_a_publish_that_fails_leaves_the_old_copy(
     assert sorted(os.listdir(store.parent)) == ["spool", "store.duckdb", "warehouse.lock"]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_while_it_publishes_leaves_the_old_copy(
     store: Path, copy: Path
 ) -> None:
@@ -232,8 +235,9 @@ def reader(copy: Path) -> Iterator[Iterator[str]]:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("publishes", [3, pytest.param(100, marks=pytest.mark.slow)])
-def test_readers_see_whole_states_only(publishes: int, store: Path, copy: Path) -> None:
+@pytest.mark.slow
+def test_readers_see_whole_states_only(store: Path, copy: Path) -> None:
+    publishes = 100
     whole = [f"{n} {n} {n}" for n in range(1, publishes + 2)]
     with reader(copy) as lines:
         seen = [next(lines)]
@@ -246,78 +250,45 @@ def test_readers_see_whole_states_only(publishes: int, store: Path, copy: Path) 
     assert [*dict.fromkeys(seen)] == [state for state in whole if state in seen]
 
 
-class TestPublishingIfDue:
-    def published(self, settings: Settings, age: timedelta = timedelta()) -> None:
-        """A copy of that age."""
-        at = clock.now() - age
-        warehouse.publish(settings.store_path, settings.published_path, at, {})
+HOURLY = Publish(min_interval=60 * MINUTE, max_age=120 * MINUTE)
 
-    def is_due(
-        self,
-        settings: Settings,
-        engine: Engine,
-        min_interval: timedelta = timedelta(),
-        max_age: timedelta = 15 * MINUTE,
-    ) -> bool:
-        often = Publish(min_interval=min_interval, max_age=max_age)
-        before = warehouse.publication(settings.published_path)
-        with warehouse.opened(settings.store_path, NOON) as opened:
-            newest = opened.brief("farm")
-        settings = settings.model_copy(update={"publish": often})
-        done = publishing.publish_if_due(settings, engine, newest)
-        assert done == (warehouse.publication(settings.published_path) != before)
-        return done
 
-    def test_makes_the_first_copy(self, settings: Settings, engine: Engine, store: Path) -> None:
-        assert self.is_due(settings, engine)
-        assert not self.is_due(settings, engine)
+@pytest.mark.parametrize(
+    ("store_id", "commit_number", "age", "due"),
+    [
+        pytest.param("st_1", 7, 119 * MINUTE, False, id="of the newest commit"),
+        pytest.param("st_1", 7, 120 * MINUTE, True, id="too old to show freshness"),
+        pytest.param("st_1", 6, 59 * MINUTE, False, id="behind for less than min_interval"),
+        pytest.param("st_1", 6, 60 * MINUTE, True, id="behind for min_interval"),
+        pytest.param("st_1", 7, -MINUTE, True, id="of the future: the clock was set back"),
+        pytest.param("st_2", 7, MINUTE, True, id="of another store"),
+    ],
+)
+def test_a_copy_is_due(store_id: str, commit_number: int, age: timedelta, due: bool) -> None:
+    shown = Publication(store_id, commit_number, NOON - age)
+    newest = Brief("st_1", 7, NOON, round=1, integrations=(), active={}, suspects={})
+    assert publishing.is_due(HOURLY, shown, newest, NOON) is due
 
-    def test_makes_the_first_copy_of_an_empty_store(
-        self, settings: Settings, engine: Engine
-    ) -> None:
-        publishing.publish(settings, engine)
-        assert asked(settings.published_path, "select count(*) from installs") == ((0,),)
 
-    def test_publishes_each_commit(self, settings: Settings, engine: Engine, store: Path) -> None:
-        self.published(settings)
-        grow(store, 2)
-        assert self.is_due(settings, engine)
+def test_a_copy_is_made_once_where_there_is_none(
+    settings: Settings, engine: Engine, store: Path
+) -> None:
+    settings = settings.model_copy(update={"publish": HOURLY})
+    with warehouse.opened(store, NOON) as opened:
+        newest = opened.brief("farm")
+    made = [publishing.publish_if_due(settings, engine, newest) for _ in range(2)]
+    assert made == [True, False]
+    settings.published_path.chmod(0o600)
+    settings.published_path.write_bytes(b"no database")
+    assert publishing.publish_if_due(settings, engine, newest)
+    shown = warehouse.publication(settings.published_path)
+    assert shown is not None
+    assert (shown.store_id, shown.commit_number) == (newest.store_id, newest.commit_number)
 
-    def test_waits_for_min_interval_after_a_commit(
-        self, settings: Settings, engine: Engine, store: Path
-    ) -> None:
-        self.published(settings, age=5 * MINUTE)
-        grow(store, 2)
-        assert not self.is_due(settings, engine, min_interval=10 * MINUTE)
-        assert self.is_due(settings, engine, min_interval=5 * MINUTE)
 
-    def test_shows_freshness_after_max_age_even_without_a_commit(
-        self, settings: Settings, engine: Engine, store: Path
-    ) -> None:
-        self.published(settings, age=10 * MINUTE)
-        assert not self.is_due(settings, engine, max_age=11 * MINUTE)
-        assert self.is_due(settings, engine, max_age=10 * MINUTE)
-
-    def test_replaces_a_copy_from_the_future(
-        self, settings: Settings, engine: Engine, store: Path
-    ) -> None:
-        self.published(settings, age=-60 * MINUTE)
-        assert self.is_due(settings, engine)
-
-    def test_replaces_the_copy_of_another_store(
-        self, settings: Settings, engine: Engine, store: Path
-    ) -> None:
-        self.published(settings)
-        store.unlink()
-        grow(store, 1)
-        assert self.is_due(settings, engine, min_interval=60 * MINUTE)
-
-    def test_replaces_a_copy_that_cannot_be_read(
-        self, settings: Settings, engine: Engine, store: Path
-    ) -> None:
-        settings.published_dir.mkdir(parents=True)
-        settings.published_path.write_bytes(b"no database")
-        assert self.is_due(settings, engine, min_interval=60 * MINUTE)
+def test_a_copy_can_be_made_before_the_first_sync(settings: Settings, engine: Engine) -> None:
+    publishing.publish(settings, engine)
+    assert asked(settings.published_path, "select count(*) from installs") == ((0,),)
 
 
 def test_the_copy_has_what_the_state_store_adds(

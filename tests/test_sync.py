@@ -121,7 +121,7 @@ def follow(taken: Stocktake, *changes: int) -> None:
         assert sum(n for type_, n in counts(synced).items() if type_ < "integration") == told
 
 
-@pytest.mark.parametrize("dialect", SEEDED)
+@pytest.mark.parametrize("dialect", ["gestal", pytest.param("aeontel", marks=pytest.mark.slow)])
 def test_the_snapshot_is_the_source_and_the_events_are_what_happened(
     dialect: str, take: Take
 ) -> None:
@@ -230,6 +230,7 @@ def test_the_baseline_of_a_walk_that_stayed_partial_goes_on(take: Take) -> None:
 # Absences
 
 
+@pytest.mark.slow
 def test_one_sync_walks_a_gestal_listing_twice_before_it_deletes(take: Take) -> None:
     world = gestal_world(installs=20)
     taken = take(world)
@@ -364,6 +365,7 @@ def test_a_purge_is_told_once(take: Take) -> None:
 # Rate limits, pauses, other syncs
 
 
+@pytest.mark.slow
 def test_a_rate_limit_stops_the_source_for_every_process_until_it_is_lifted(take: Take) -> None:
     world = gestal_world(integrations=1, installs=20)
     taken = take(world, page_size=5)

@@ -42,10 +42,7 @@ OUTCOMES: Mapping[tuple[str, str], tuple[set[int], set[int]]] = {
     ("aeontel", "no_total"): HARMLESS,
 }
 
-FAST = ("gestal", "empty_page")
-MATRIX = [
-    pytest.param(*case, marks=() if case == FAST else pytest.mark.slow) for case in sorted(OUTCOMES)
-]
+pytestmark = pytest.mark.slow
 
 
 def strike(taken: Stocktake, fault: Fault) -> tuple[int, bool]:
@@ -99,14 +96,13 @@ def suffer(taken: Stocktake, places: tuple[int, ...], kind: Any, **fields: Any) 
     check_repaired(taken)
 
 
-@pytest.mark.parametrize(("dialect", "kind"), MATRIX)
+@pytest.mark.parametrize(("dialect", "kind"), sorted(OUTCOMES))
 def test_no_fault_at_any_place_deletes_what_is_alive(dialect: str, kind: str, take: Take) -> None:
     taken = take(SEEDED[dialect](integrations=1, installs=50), page_size=20)
     taken.sync()
-    suffer(taken, (1,) if (dialect, kind) == FAST else PLACES, kind)
+    suffer(taken, PLACES, kind)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dialect", SEEDED)
 def test_an_id_that_is_a_number_is_no_page(dialect: str, take: Take) -> None:
     taken = take(SEEDED[dialect](integrations=1, installs=50), page_size=20)
@@ -114,7 +110,6 @@ def test_an_id_that_is_a_number_is_no_page(dialect: str, take: Take) -> None:
     suffer(taken, (0, 1), "wrong_types", where="id")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("amount", [-1, 1, 50, -50])
 def test_a_wrong_total_of_gestal_is_believed_by_nobody(amount: int, take: Take) -> None:
     taken = take(gestal_world(integrations=1, installs=50), page_size=20)
@@ -122,7 +117,6 @@ def test_a_wrong_total_of_gestal_is_believed_by_nobody(amount: int, take: Take) 
     suffer(taken, (0, 2), "wrong_total", amount=amount)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["server_error", "reset", "html", "forbidden", "empty_page"])
 def test_no_fault_of_the_integrations_deletes_what_is_alive(kind: Any, take: Take) -> None:
     world = gestal_world(integrations=3, installs=5)
@@ -141,7 +135,6 @@ def test_no_fault_of_the_integrations_deletes_what_is_alive(kind: Any, take: Tak
     check_repaired(taken)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dialect", SEEDED)
 def test_a_listing_that_moves_under_the_walk_deletes_nothing_alive(
     dialect: str, take: Take

@@ -36,13 +36,13 @@ def counted(
 def test_no_history_deletes_a_live_row(
     history: History, adversaries: Sequence[str], parallel: int
 ) -> None:
-    counts = counted(history, adversaries, parallel, range(80))
+    counts = counted(history, adversaries, parallel, range(30))
     assert counts["false deletions"] == 0
 
 
 @serial_or_parallel
 def test_natural_churn_leaves_no_certificate_and_no_claim_wrong(parallel: int) -> None:
-    counts = counted(numbered_history, tuple(NATURAL), parallel, range(1000, 1080))
+    counts = counted(numbered_history, tuple(NATURAL), parallel, range(1000, 1040))
     assert counts["walks pristine"] > 0
     assert counts["walks repaired"] > 0
     assert counts["incremental complete"] > 0

@@ -375,6 +375,7 @@ def dies(doing: Callable[[], object], handle: Handle) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_commit_that_fails_at_any_statement_leaves_the_store_as_it_was(
     path: Path, tmp_path: Path
 ) -> None:

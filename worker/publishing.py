@@ -9,6 +9,7 @@ from sqlalchemy import Engine
 from worker import clock, warehouse
 from worker.findings import Brief
 from worker.settings import Settings
+from worker.settings.values import Publish
 from worker.state import holds, runs, sources
 from worker.state.tables import document
 from worker.warehouse import Publication
@@ -24,21 +25,22 @@ def publish_if_due(settings: Settings, engine: Engine, newest: Brief) -> bool:
     """Publishes when the copy is behind the `newest` commit, or too old to show freshness; says
     whether."""
     shown = warehouse.publication(settings.published_path)
-    due = _due(settings, shown, newest, clock.now())
+    due = is_due(settings.publish, shown, newest, clock.now())
     if due:
         publish(settings, engine)
     return due
 
 
-def _due(settings: Settings, shown: Publication | None, newest: Brief, now: datetime) -> bool:
+def is_due(schedule: Publish, shown: Publication | None, newest: Brief, now: datetime) -> bool:
+    """Whether the copy `shown` (None: there is none) is to be replaced."""
     if shown is None or shown.store_id != newest.store_id:
         return True
     age = now - shown.published_at
     behind = shown.commit_number != newest.commit_number
     # A copy from the future was made before the clock was set back.
     return (
-        age >= settings.publish.max_age
-        or (behind and age >= settings.publish.min_interval)
+        age >= schedule.max_age
+        or (behind and age >= schedule.min_interval)
         or shown.published_at > now
     )
 

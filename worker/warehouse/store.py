@@ -230,18 +230,12 @@ class Store:
             self._run("update_ranks", source=harvest.source)
 
     def _keep_scopes(self, harvest: Harvest, plan: Plan, commit_at: datetime) -> None:
-        for walk in harvest.walks:
-            if walk.proves_absence:
-                self._run("upsert_scope", source=harvest.source, scope=walk.scope,
-                          commit_at=commit_at)  # fmt: skip
-        for scope in sorted(plan.appeared | plan.baselined):
-            self._run(
-                "announce_scope",
-                source=harvest.source,
-                scope=scope,
-                commit_at=commit_at,
-                baseline=scope in plan.baselined,
-            )
+        values = {"source": harvest.source, "commit_at": commit_at}
+        if walked := [walk.scope for walk in harvest.walks if walk.proves_absence]:
+            self._run("upsert_scopes", **values, scopes=walked)
+        for scopes, baseline in ((plan.baselined, True), (plan.appeared - plan.baselined, False)):
+            if scopes:
+                self._run("announce_scopes", **values, scopes=sorted(scopes), baseline=baseline)
 
     def _load(self, name: str, documents: Any) -> None:
         path = rows.write(self._scratch / f"{name}.ndjson", documents)

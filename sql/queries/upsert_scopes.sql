@@ -1,4 +1,4 @@
--- A listing was walked in full, with a certificate.
+-- These listings were walked in full, with a certificate.
 insert into private.scopes (source, scope, full_at)
-values ($source, $scope, $commit_at)
+select $source, unnest($scopes), $commit_at
 on conflict do update set full_at = excluded.full_at
