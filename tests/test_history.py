@@ -379,6 +379,6 @@ def test_the_mirror_ends_as_its_source_and_its_events_tell_how() -> None:
     run_state_machine_as_test(
         Mirroring,
         settings=settings(
-            max_examples=150, stateful_step_count=30, deadline=None, database=None, print_blob=True
+            max_examples=60, stateful_step_count=30, deadline=None, database=None, print_blob=True
         ),
     )

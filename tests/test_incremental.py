@@ -294,7 +294,7 @@ def test_a_repaired_walk_costs_at_most_two_and_a_half_times_the_pages(take: Take
     taken = based(take, world, page_size=100)
     (integration,) = world.integrations
     costs = []
-    for seed in range(20):
+    for seed in range(10):
         world.before_request = Churn(Random(seed), 0.5)
         synced = taken.sync(scopes=(installs_of(integration),))
         (run,) = synced.runs
