@@ -90,6 +90,7 @@ def test_many_histories_have_no_false_deletion_and_no_lost_change(
     assert play(tmp_path, dialect, chapter, ACCOUNTS[dialect])["install.created"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 @pytest.mark.parametrize("verse", range(100, 110))
 @pytest.mark.parametrize(("dialect", "chapter"), CHAPTERS)

@@ -69,6 +69,7 @@ def test_no_history_deletes_a_live_row_at_length(
     assert counts["false deletions"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.soak
 @numbered_or_keyset
 @natural_or_fooling
