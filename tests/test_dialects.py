@@ -201,11 +201,12 @@ class TestAPageOfAeontel:
         (gestal_listing(gestal_row("a", created_at="hush")), "row 1 of the answer"),
         (gestal_listing(gestal_row("a", note="hush")).replace(b"hush", b"hu\xffsh"), "not valid"),
         (gestal_listing(gestal_row("a", note="hush")).replace(b"hush", b"\\ud800"), "not valid"),
+        (gestal_listing(gestal_row("a", note="hush")).replace(b'"hush"', b"1e400"), "row 1 of the"),
     ],
     ids=[
         "HTML", "nothing", "a cut-off body", "a row without an id", "a row with an empty id",
         "an id that is a number", "a row that is a text", "a time that is none",
-        "bytes that are not UTF-8", "half a character",
+        "bytes that are not UTF-8", "half a character", "a number that is none",
     ],
 )  # fmt: skip
 def test_an_unusable_body_is_told_but_never_quoted(bad: bytes, what: str) -> None:

@@ -430,6 +430,8 @@ def test_all_problems_are_reported_at_once(read: Read) -> None:
         ("max_concurrency = 33", "max_concurrency = 33: expected less than or equal to 32"),
         ('redact = ["a..b"]', 'redact[0] = "a..b": expected a path'),
         ('redact = "a"', 'redact = "a": expected a list'),
+        ('redact = ["note", "cloud_id"]', "`cloud_id` must stay: installs and their state"),
+        ('redact = ["*"]', "`*` must stay"),
         ("allow_htp = true", "allow_htp: unknown key; did you mean allow_http?"),
         ('schedule = { ful = "1h" }', "schedule.ful: unknown key; did you mean full?"),
         ('schedule = { full = "0s" }', "expected an interval longer than nothing"),

@@ -41,7 +41,9 @@ def split(raws: Iterable[msgspec.Raw], type_: type[Any], id_field: str) -> tuple
 
 
 def _row(number: int, raw: bytes, type_: type[Any], id_field: str) -> Row:
-    row_id = getattr(decode(raw, type_, f"row {number} of the answer"), id_field)
+    what = f"row {number} of the answer"
+    decode(raw, object, what)  # all of it is kept, so all of it must be readable
+    row_id = getattr(decode(raw, type_, what), id_field)
     if not row_id:
         raise UnusableBody(f"row {number} of the answer has an empty `{id_field}`")
     return Row(row_id, digest(raw), raw)

@@ -10,6 +10,13 @@ from worker.settings.timing import Timing
 
 _LARGEST_PAGE = {"gestal": 1000, "aeontel": 100}
 _CREDENTIALS = {"email": "gestal", "password": "gestal", "token": "aeontel"}
+# What tells installs apart, whose they are and when they began and ended: without it a redacted row
+# would be another install, or no install at all.
+_TIMES = {"installedAt", "lastUpgradedAt", "deletedAt", "createdAt", "updatedAt"}
+_NEEDED = {
+    "gestal": {"cloud_id", "created_at", "updated_at", "tenant", "site"},
+    "aeontel": {"id", "integrationId", "workspaceId", *_TIMES},
+}
 
 Id = Annotated[str, Field(coerce_numbers_to_str=True, min_length=1)]
 JsonPath = Annotated[
@@ -76,6 +83,17 @@ class Source(Table):
         if value is None and dialect == owner:
             raise ValueError(f"missing: a {dialect} source logs in with it")
         return value
+
+    @field_validator("redact")
+    @classmethod
+    def _spares_what_is_needed(
+        cls, paths: tuple[str, ...], info: ValidationInfo
+    ) -> tuple[str, ...]:
+        needed = _NEEDED.get(info.data.get("dialect", ""), set())
+        for path in paths:
+            if path == "*" or path in needed:
+                raise ValueError(f"`{path}` must stay: installs and their state are told by it")
+        return paths
 
     @field_validator("page_size")
     @classmethod
