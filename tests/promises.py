@@ -4,29 +4,24 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any, get_args
 
 import duckdb
 import msgspec
-from platforms import Stocktake, World, source_rows, stocktaking
+from platforms import SELDOM, Stocktake, World, held_open, source_rows, stocktaking
 from stages import Keyset, Listing, Numbered, Stage, any_stage
 
-from worker import clock, warehouse
 from worker.harvest import RECHECKED
 from worker.models import Mode
 from worker.sandbox.aeontel_world import TOKEN, AeontelWorld
 from worker.sandbox.calls import Call
 from worker.sandbox.faults import Damage, Distortion, Fault, Outage
 from worker.sandbox.gestal_world import GestalWorld
-from worker.settings.values import Publish
 from worker.state import sources
-from worker.warehouse import connection
 
 LISTINGS = 8  # of one account at Gestal: each is a history of its own
-SELDOM = Publish(min_interval=timedelta(days=999), max_age=timedelta(days=999))
 FAULTS = (*get_args(Outage), *get_args(Damage), *get_args(Distortion))
 
 
@@ -197,20 +192,8 @@ class Archive:
 
 @contextmanager
 def archive(folder: Path) -> Iterator[Archive]:
-    """An archive in `folder`.
-
-    DuckDB loads a file once per process: with the store and its copy held open here, each of the
-    dozen openings of a sync costs 1 ms instead of 20.
-    """
-    path, copy = folder / "private" / "store.duckdb", folder / "published" / "warehouse.duckdb"
-    with warehouse.opened(path, clock.now()):
-        pass  # it is made
-    warehouse.publish(path, copy, clock.now(), {})
-    with (
-        connection.connect(path, clock.now()) as store,
-        duckdb.connect(str(copy), read_only=True),
-    ):
-        store.execute("set threads = 1")  # for so few rows more are only in the way
+    """An archive in `folder`."""
+    with held_open(folder) as store:
         yield Archive(folder, store)
 
 

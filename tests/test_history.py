@@ -280,7 +280,7 @@ class Mirroring(RuleBasedStateMachine):
         self.fence += 1
         self.now += MINUTE
         folder = Path(self.folder.name) / f"spool {self.fence}"
-        began_at = max(self.now, self.store.committed_at + timedelta(microseconds=1))
+        began_at = max(self.now, self.store.brief("farm").committed_at + timedelta(microseconds=1))
         shown = self.source.look(self.store, folder, certificate, hidden)
         brought = harvest(self.store, folder, *shown, at=began_at, fence=self.fence)
         return Walk(brought, frozenset(self.source.live()))

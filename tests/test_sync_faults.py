@@ -98,7 +98,7 @@ def suffer(taken: Stocktake, places: tuple[int, ...], kind: Any, **fields: Any) 
 
 @pytest.mark.parametrize(("dialect", "kind"), sorted(OUTCOMES))
 def test_no_fault_at_any_place_deletes_what_is_alive(dialect: str, kind: str, take: Take) -> None:
-    taken = take(SEEDED[dialect](integrations=1, installs=50), page_size=20)
+    taken = take(SEEDED[dialect](integrations=1, installs=50), page_size=20, hold_open=True)
     taken.sync()
     taken.sync()  # finds out what the source accepts: not to be mistaken for a page of the walk
     suffer(taken, PLACES, kind)
@@ -106,14 +106,14 @@ def test_no_fault_at_any_place_deletes_what_is_alive(dialect: str, kind: str, ta
 
 @pytest.mark.parametrize("dialect", SEEDED)
 def test_an_id_that_is_a_number_is_no_page(dialect: str, take: Take) -> None:
-    taken = take(SEEDED[dialect](integrations=1, installs=50), page_size=20)
+    taken = take(SEEDED[dialect](integrations=1, installs=50), page_size=20, hold_open=True)
     taken.sync()
     suffer(taken, (0, 1), "wrong_types", where="id")
 
 
 @pytest.mark.parametrize("amount", [-1, 1, 50, -50])
 def test_a_wrong_total_of_gestal_is_believed_by_nobody(amount: int, take: Take) -> None:
-    taken = take(gestal_world(integrations=1, installs=50), page_size=20)
+    taken = take(gestal_world(integrations=1, installs=50), page_size=20, hold_open=True)
     taken.sync()
     suffer(taken, (0, 2), "wrong_total", amount=amount)
 
@@ -121,7 +121,7 @@ def test_a_wrong_total_of_gestal_is_believed_by_nobody(amount: int, take: Take) 
 @pytest.mark.parametrize("kind", ["server_error", "reset", "html", "forbidden", "empty_page"])
 def test_no_fault_of_the_integrations_deletes_what_is_alive(kind: Any, take: Take) -> None:
     world = gestal_world(integrations=3, installs=5)
-    taken = take(world)
+    taken = take(world, hold_open=True)
     taken.sync()
     for match in ("integrations?", "/integrations/"):
         change(taken)
@@ -141,7 +141,7 @@ def test_a_listing_that_moves_under_the_walk_deletes_nothing_alive(
     dialect: str, take: Take
 ) -> None:
     world = SEEDED[dialect](integrations=1, installs=60)
-    taken = take(world, page_size=10)
+    taken = take(world, page_size=10, hold_open=True)
     taken.sync()
 
     def move(world: World, call: Any) -> None:

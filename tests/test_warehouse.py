@@ -158,7 +158,7 @@ class TestACommit:
             "union select committed_at from private.store union select last_changed_at "
             "from integrations",
         )
-        assert times == [store.committed_at] == [NOON]
+        assert times == [store.brief("farm").committed_at] == [NOON]
 
     def test_is_later_than_the_one_before_when_the_clock_goes_back(
         self, sync: Callable[..., Plan], store: Store, handle: Handle
@@ -168,14 +168,14 @@ class TestACommit:
         sync(Shown(OF_A, [gestal_row("a", note=2)]), at=NOON, now=NOON - 60 * MINUTE)
         times = column(handle, "select detected_at from events order by sequence")
         assert times == sorted(set(times))
-        assert times[-1] == store.committed_at
+        assert times[-1] == store.brief("farm").committed_at
         assert (times[2] - times[0]).total_seconds() == 2e-6
 
     def test_is_no_earlier_than_what_it_records(
         self, sync: Callable[..., Plan], store: Store
     ) -> None:
         sync(listed("a"), at=NOON, now=NOON - MINUTE)
-        assert store.committed_at == NOON
+        assert store.brief("farm").committed_at == NOON
 
     def test_says_whether_analysts_see_a_difference(
         self, sync: Callable[..., Plan], store: Store

@@ -110,11 +110,13 @@ class Gathered:
     last_sequence: int
     pairs: tuple[Pair, ...]
     absences: tuple[Absence, ...]
-    dependents: tuple[Install, ...]  # active installs of the integrations that answered 404
-    integrations_seen: int  # integrations we knew as active and saw again in this sync
     active: Mapping[str, int]  # active rows per scope
     announced: frozenset[str]  # scopes past their baseline
-    account_sizes: Mapping[str, int]  # active installs per account that has a 404
+    # Of integrations that answered 404: their active installs, and how many others we saw again.
+    dependents: tuple[Install, ...] = ()
+    integrations_seen: int = 0
+    # Of accounts with an install that answered 404: their active installs.
+    account_sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ join installs as kept on kept.source = sighting.source and kept.install_id = sig
 where
     sighting.source = $source
     and sighting.kind = 'install'
-    and sighting.scope in (select unnest($scopes))
+    and sighting.scope in $scopes
     and kept.state = 'active'
     and sighting.observed_at < $began_at
     and not exists (from spooled where spooled.kind = 'install' and spooled.id = sighting.id)

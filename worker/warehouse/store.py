@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +22,19 @@ class Store:
     def __init__(self, opened: duckdb.DuckDBPyConnection, scratch: Path) -> None:
         self._connection, self._scratch = opened, scratch
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The random name of this store."""
         return str(self._first("select_store")[0])
 
     @property
-    def committed_at(self) -> datetime:
-        """The time of the newest commit."""
-        moment: datetime = self._first("select_store")[3]
-        return moment
-
-    @property
     def last_sequence(self) -> int:
         """The end of the event log; 0 while it is empty."""
-        return int(self._first("select_ledger", source="")[2])
+        return int(self._ledger("")["last_sequence"])
 
     def fence(self, source: str) -> int:
         """The newest lease that committed for `source`."""
-        return int(self._first("select_ledger", source=source)[0])
+        return int(self._ledger(source)["fence"])
 
     def events(self, after: int, limit: int = 10_000) -> list[Event]:
         """Events with a sequence above `after`, in order."""
@@ -61,14 +56,14 @@ class Store:
 
     def brief(self, source: str) -> Brief:
         """What is known of a source before it is walked."""
-        store_id, _, commit_number, committed_at = self._first("select_store")
+        ledger = self._ledger(source)
         integrations = self._run("select_active_integrations", source=source).fetchall()
         suspects = self._run("select_suspects", source=source).fetchall()
         return Brief(
-            store_id=store_id,
-            commit_number=commit_number,
-            committed_at=committed_at,
-            round=int(self._first("select_ledger", source=source)[1]),
+            store_id=self.id,
+            commit_number=ledger["commit_number"],
+            committed_at=ledger["committed_at"],
+            round=ledger["round"],
             integrations=tuple(id for (id,) in integrations),
             active=dict(self._run("count_active", source=source).fetchall()),
             suspects={scope: frozenset(ids) for scope, ids in suspects},
@@ -125,25 +120,31 @@ class Store:
         StoreBusy if a newer lease has committed for this source: this sync is too late.
         """
         source = harvest.source
-        fence, round_, last_sequence = self._first("select_ledger", source=source)
+        ledger = self._ledger(source)
+        fence = ledger["fence"]
         if fence > harvest.fence:
             raise StoreBusy(
                 f"{source}: a newer sync (lease {fence}) has committed; "
                 f"this one (lease {harvest.fence}) came too late and changed nothing"
             )
         self._stage(source, harvest.spools)
+        staged = self._run("select_staged").fetchall()
+        observed = [observed_at for _, observed_at, _ in staged] or [harvest.began_at]
+        gone = {kind for kind, _, some_gone in staged if some_gone}
+        kinds: tuple[Kind, ...] = ("integration", "install")
         return Gathered(
             store_id=self.id,
-            commit_at=self._commit_time(now, harvest),
-            round=int(round_),
-            last_sequence=int(last_sequence),
-            pairs=(*self._pairs("integration", source), *self._pairs("install", source)),
+            # One commit has one time, later than every commit and every observation before it,
+            # whatever the clock does.
+            commit_at=max(now, ledger["committed_at"] + timedelta(microseconds=1), *observed),
+            round=ledger["round"],
+            last_sequence=ledger["last_sequence"],
+            pairs=tuple(pair for kind in kinds for pair in self._pairs(kind, source)),
             absences=self._absences(harvest),
-            dependents=tuple(self._installs("select_dependents", source=source)),
-            integrations_seen=int(self._first("count_integrations_seen", source=source)[0]),
             active=dict(self._run("count_active", source=source).fetchall()),
             announced=frozenset(self.announced(source)),
-            account_sizes=dict(self._run("select_account_sizes", source=source).fetchall()),
+            **(self._with_integrations_gone(source) if "integration" in gone else {}),
+            **(self._with_installs_gone(source) if "install" in gone else {}),
         )
 
     def apply(self, harvest: Harvest, gathered: Gathered, plan: Plan) -> None:
@@ -171,11 +172,15 @@ class Store:
             self._run("stage_nothing")
         self._run("stage_latest", source=source)
 
-    def _commit_time(self, now: datetime, harvest: Harvest) -> datetime:
-        # One commit has one time, later than every commit and every observation before it,
-        # whatever the clock does.
-        newest = self._first("select_newest_observation")[0] or harvest.began_at
-        return max(now, self.committed_at + timedelta(microseconds=1), newest)
+    def _with_integrations_gone(self, source: str) -> dict[str, Any]:
+        return {
+            "dependents": tuple(self._installs("select_dependents", source=source)),
+            "integrations_seen": int(self._first("count_integrations_seen", source=source)[0]),
+        }
+
+    def _with_installs_gone(self, source: str) -> dict[str, Any]:
+        sizes = self._run("select_account_sizes", source=source).fetchall()
+        return {"account_sizes": dict(sizes)}
 
     def _pairs(self, kind: Kind, source: str) -> Iterator[Pair]:
         type_: type[Install] | type[Integration] = Install if kind == "install" else Integration
@@ -243,6 +248,9 @@ class Store:
             self._run(name, paths=[str(path)])
         finally:
             path.unlink()
+
+    def _ledger(self, source: str) -> dict[str, Any]:
+        return self._rows("select_ledger", source=source)[0]
 
     def _run(self, name: str, **values: Any) -> duckdb.DuckDBPyConnection:
         return self._connection.execute(sql.statement(name), values or None)
