@@ -26,7 +26,7 @@ from worker.state import connect_state
 from worker.warehouse import connection
 
 WRITES = "worker.warehouse.store._run"
-OTHERS = 30  # of each kind of sync
+OTHERS = 40  # of each kind of sync
 # No purges: a workspace that loses all its installs at once would be held.
 KINDS = {"farm": GestalWorld().kinds, "voice": ("install", "upgrade", "update", "uninstall")}
 CRASHER = Path(__file__).with_name("crasher.py")
