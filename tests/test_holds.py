@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from platforms import Stocktake, Unhurried, counts, exit_code
 
+from worker.client import ATTEMPTS
 from worker.errors import ConfigInvalid, RateLimited, RetryLater
 from worker.findings import Run
 from worker.holding import approve, reject
@@ -95,6 +96,19 @@ def test_few_absences_are_not_held(take: Take) -> None:
     taken.sync()
     uninstalled(world, 2)
     assert counts(taken.sync()) == {"install.deleted": 2}
+
+
+def test_the_walks_of_one_sync_are_counted_together(take: Take) -> None:
+    world = gestal_world(integrations=1, installs=20)
+    taken = take(world, guard=STRICT)
+    taken.sync()
+    uninstalled(world, 2)
+    world.faults.add(Fault("server_error", times=ATTEMPTS, match="installations", after=1))
+    assert counts(taken.sync()) == {}  # the second walk, which would have confirmed it, broke off
+    uninstalled(world, 2)
+    synced = taken.sync()
+    assert counts(synced) == {"install.deleted": 2}
+    assert the_hold(taken).installs == 2
 
 
 def test_a_hold_is_opened_once_and_waits(farm: Stocktake) -> None:

@@ -150,6 +150,7 @@ class Limits:
     held: frozenset[str] = frozenset()  # ids in open holds: they wait on
     rejected: frozenset[str] = frozenset()  # ids of rejected holds that were not seen since
     approved: frozenset[str] = frozenset()  # ids a person has released
+    recorded: Mapping[str, int] = field(default_factory=dict)  # per scope, in this run before
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +174,17 @@ class Plan:
     baselined: frozenset[str] = frozenset()  # scopes whose baseline ends with this commit
     holds: tuple[Proposal, ...] = ()
     held: Mapping[str, int] = field(default_factory=dict)  # rows held back per scope, old and new
+
+    def absences(self, besides: frozenset[str]) -> Mapping[str, int]:
+        """How many installs it records as absent per scope, `besides` those."""
+        return Counter(
+            change.scope
+            for change in self.changes
+            if isinstance(change.after, Install)
+            and change.after.deletion_inferred
+            and (change.before is None or change.before.state == "active")
+            and change.after.install_id not in besides
+        )
 
 
 @dataclass(frozen=True, slots=True)

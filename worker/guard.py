@@ -54,7 +54,8 @@ def judge(
         accounts = f"{count} account{'s' if count > 1 else ''}"
         lost_access = f"every install of {accounts} answers 404 at once; has the login lost access?"
         holds.append(_hold(scope, lost_access, accident, active))
-    if reason := _too_many(len(rest), active, limits):
+    before = limits.recorded.get(scope, 0) if rest else 0
+    if reason := _too_many(before + len(rest), before + active, limits):
         holds.append(_hold(scope, reason, rest, active))
         rest = []
     held = len(waiting) + sum(len(hold.ids) for hold in holds)

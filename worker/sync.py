@@ -125,12 +125,12 @@ def sync(
 def _sync(work: Work, brief: Brief) -> tuple[Synced, Brief]:
     """Walks and commits, a second time where that settles suspects; also what is known after it."""
     began = time.monotonic()
-    plan, runs, brief = _pass(work, brief, work.wish.mode, work.wish.scopes)
+    plan, runs, brief = _pass(work, brief, Plan(), work.wish.mode, work.wish.scopes)
     plans = [plan]
     if doubtful := _scopes_to_confirm(work, plan, runs):
         # So that one sync settles everything on a quiet source, the second walk, which confirms
         # that a suspect is gone, is made at once (WALK.md, "absence").
-        plan, again, brief = _pass(work, brief, "full", doubtful)
+        plan, again, brief = _pass(work, brief, plan, "full", doubtful)
         plans.append(plan)
         second = {run.scope: run for run in again}
         runs = [joined(run, second[run.scope]) if run.scope in second else run for run in runs]
@@ -142,9 +142,9 @@ def _sync(work: Work, brief: Brief) -> tuple[Synced, Brief]:
 
 
 def _pass(
-    work: Work, brief: Brief, mode: Mode, scopes: Sequence[str]
+    work: Work, brief: Brief, before: Plan, mode: Mode, scopes: Sequence[str]
 ) -> tuple[Plan, list[Run], Brief]:
-    """Walks once and commits: gather, decide, apply."""
+    """Walks once and commits: gather, decide, apply. `before` is what this sync committed first."""
     started_at = clock.now()
     ground = _field(work, brief)
 
@@ -154,7 +154,7 @@ def _pass(
         with store.transaction():
             harvest = _harvest(work, ground, reaped)
             gathered = store.gather(harvest, clock.now())
-            policy = _policy(work, store)
+            policy = _policy(work, store, before)
 
             plan = planning.plan(gathered, harvest.walks, policy)
 
@@ -195,7 +195,7 @@ def _harvest(work: Work, ground: Field, reaped: Sequence[Reaped]) -> Harvest:
     )
 
 
-def _policy(work: Work, store: Store) -> Policy:
+def _policy(work: Work, store: Store, before: Plan) -> Policy:
     dialect = work.dialect
 
     def columns(pair: Pair, payload: Any) -> Known:
@@ -208,13 +208,13 @@ def _policy(work: Work, store: Store) -> Policy:
     return Policy(
         source=work.source.name,
         reading=Reading(columns, ignore),
-        limits=_limits(work, store),
+        limits=_limits(work, store, before),
         cascades=dialect.PAGING == "numbered",
         listed=work.source.integrations,
     )
 
 
-def _limits(work: Work, store: Store) -> Limits:
+def _limits(work: Work, store: Store, before: Plan) -> Limits:
     guard = work.settings.guard_for(work.source)
     kept = holds.every(work.engine, work.source.name)
     return Limits(
@@ -229,6 +229,7 @@ def _limits(work: Work, store: Store) -> Limits:
             for id in store.unseen_since(work.source.name, hold.ids, hold.decided_at)
         ),
         approved=work.wish.approved,
+        recorded=before.absences(besides=work.wish.approved),
     )
 
 
