@@ -12,7 +12,18 @@ from typing import Any
 
 import duckdb
 import pytest
-from examples import MINUTE, NOON, OF_A, Shown, commit, gestal_row, harvest, new_store, walk
+from examples import (
+    MINUTE,
+    NOON,
+    OF_A,
+    Shown,
+    commit,
+    connected,
+    gestal_row,
+    harvest,
+    new_store,
+    walk,
+)
 from sqlalchemy import Engine
 
 import worker
@@ -136,6 +147,12 @@ class TestTheCopy:
         warehouse.publish(store, copy, NOON, {})
         assert state_of(copy) == (1, 1, 7)
         assert store.with_name("store.duckdb.wal").exists()
+
+    def test_has_the_views_of_this_version(self, store: Path, copy: Path) -> None:
+        with connected(store) as handle:
+            handle.execute("create or replace view active_installs as select 1 as of_old")
+        warehouse.publish(store, copy, NOON, {})
+        assert asked(copy, "select count(install_id) from active_installs") == ((1,),)
 
     def test_does_not_take_over_what_somebody_wrote_into_the_old_one(
         self, store: Path, copy: Path

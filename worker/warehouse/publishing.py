@@ -65,6 +65,8 @@ def _complete(fresh: Path, now: datetime, tables: Mapping[str, Rows]) -> None:
             _load(copy, table, documents, fresh.with_name(f"publishing.{table}.ndjson"))
         copy.execute(sql.statement("insert_publication"), {"now": now})
         copy.execute(sql.statement("drop_private"))
+        for text in sql.views():  # as this version has them: they are part of no schema step
+            copy.execute(text)
         copy.execute("commit")
 
 
