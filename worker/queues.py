@@ -13,8 +13,6 @@ from worker.settings.defaults import entries
 from worker.tasks import register
 from worker.ticks import CronTicks
 
-LOCAL_BROKER = "redis://127.0.0.1:6379/0"
-
 
 def application(settings: Settings, stop: Event) -> Celery:
     """The Celery application that works with `settings`, until `stop` is set."""
@@ -64,11 +62,15 @@ _CONSTANT: dict[str, Any] = {
 def _of(settings: Settings) -> dict[str, Any]:
     broker = settings.broker_url
     return {
-        "broker_url": broker.get_secret_value() if broker else LOCAL_BROKER,
+        "broker_url": broker.get_secret_value() if broker else _embedded(settings),
         "task_routes": {entry.task: {"queue": entry.queue} for entry in entries().values()},
         "beat_schedule": _beat(settings),
         "beat_schedule_filename": str(settings.private_dir / "celerybeat-schedule"),
     }
+
+
+def _embedded(settings: Settings) -> str:
+    return f"redis+socket://{settings.broker_socket.absolute()}"
 
 
 def _beat(settings: Settings) -> dict[str, Any]:

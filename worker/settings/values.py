@@ -122,6 +122,11 @@ class Settings(Table):
         return self.data_dir / "private"
 
     @property
+    def broker_socket(self) -> Path:
+        """Where the broker listens that `up` starts; without `broker_url` it is the broker."""
+        return self.private_dir / "broker.sock"
+
+    @property
     def published_dir(self) -> Path:
         """For analysts: the published copy, alone."""
         return self.data_dir / "published"

