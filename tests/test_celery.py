@@ -216,7 +216,7 @@ def test_tasks_call_the_shell_with_the_settings_and_the_stop_signal(
     calls: list[tuple[Any, ...]] = []
     shell(monkeypatch, "worker.due", sync_due=lambda *given: calls.append(given))
     shell(monkeypatch, "worker.deliver", deliver_due=lambda *given: calls.append(given))
-    shell(monkeypatch, "worker.prune", prune=lambda *given: calls.append(given))
+    shell(monkeypatch, "worker.prune", prune_due=lambda *given: calls.append(given))
     settings, stop = configured(tmp_path), Event()
 
     with closing(application(settings, stop)) as app:

@@ -263,8 +263,9 @@ def test_what_is_spooled_is_private(tmp_path: Path) -> None:
 
 
 def test_old_spools_are_cleared(tmp_path: Path) -> None:
-    for name in ("old", "young"):
-        record(Spool(tmp_path / name, SCOPE, "install", "absent"), 0)
-    os.utime(tmp_path / "old", (0, 0))
-    spool.clear(tmp_path, NOON - timedelta(days=365 * 20))
-    assert [child.name for child in tmp_path.iterdir()] == ["young"]
+    old, young = (Spool(tmp_path, SCOPE, "install", part) for part in ("old", "young"))
+    record(old, 0)
+    record(young, 0)
+    os.utime(old.path, (0, 0))
+    assert spool.clear(tmp_path, NOON - timedelta(days=365 * 20)) == 1
+    assert list(tmp_path.glob("*.rows")) == [young.path]

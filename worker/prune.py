@@ -1,15 +1,35 @@
 """Removes what [retention] gives up. Events, history and holds are kept for ever."""
 
+from dataclasses import dataclass
+
+from sqlalchemy import Engine
+
 from worker import clock, spool
 from worker.settings import Settings
 from worker.state import connect_state, deliveries, runs, transaction
 
 
-def prune(settings: Settings) -> None:
+@dataclass(frozen=True, slots=True)
+class Pruned:
+    """How much was removed."""
+
+    runs: int
+    deliveries: int
+    attempts: int
+    spools: int
+
+
+def prune(settings: Settings, engine: Engine) -> Pruned:
     """Removes old runs, deliveries that have ended, their attempts, and left-over spools."""
-    engine, now, kept = connect_state(settings), clock.now(), settings.retention
+    now, kept = clock.now(), settings.retention
     with transaction(engine) as session:
-        runs.prune(session, now - kept.runs)
-        deliveries.prune(session, now - kept.attempts, now - kept.deliveries)
-    for folder in settings.spool_dir.glob("*"):
-        spool.clear(folder, now - kept.spool)
+        old_runs = runs.prune(session, now - kept.runs)
+        attempts, sent = deliveries.prune(session, now - kept.attempts, now - kept.deliveries)
+    folders = settings.spool_dir.glob("*")
+    spools = sum(spool.clear(folder, now - kept.spool) for folder in folders)
+    return Pruned(old_runs, sent, attempts, spools)
+
+
+def prune_due(settings: Settings) -> None:
+    """What the sync worker does once a day."""
+    prune(settings, connect_state(settings))

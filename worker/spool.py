@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -158,11 +158,15 @@ class Spool:
         return True
 
 
-def clear(folder: Path, older_than: datetime) -> None:
-    """Removes the spools of syncs that nobody goes on with."""
+def clear(folder: Path, older_than: datetime) -> int:
+    """Removes the files of syncs that nobody goes on with; returns how many."""
+    count = 0
     for child in folder.glob("*"):
-        if datetime.fromtimestamp(child.stat().st_mtime, UTC) < older_than:
-            shutil.rmtree(child) if child.is_dir() else child.unlink()
+        with suppress(FileNotFoundError):  # its sync has just ended
+            if datetime.fromtimestamp(child.stat().st_mtime, UTC) < older_than:
+                child.unlink()
+                count += 1
+    return count
 
 
 def _whole(lines: Sequence[bytes]) -> Sequence[_Entry]:

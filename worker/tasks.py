@@ -41,10 +41,10 @@ def register(app: Celery, settings: Settings, stop: Event) -> None:
 
     @app.task(name=PRUNE, shared=False)
     def prune_old() -> None:
-        from worker.prune import prune
+        from worker.prune import prune_due
 
         with _refusal_logged(PRUNE):
-            prune(settings)
+            prune_due(settings)
 
 
 def wake(app: Celery, task: str) -> None:

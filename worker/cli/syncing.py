@@ -1,4 +1,4 @@
-"""`sync`, `deliver` and `publish`: what the daemon does by itself, by hand."""
+"""`sync`, `deliver`, `publish`, `prune`: what the daemon does by itself, by hand."""
 
 from threading import Event
 from typing import Annotated
@@ -15,6 +15,7 @@ from worker.errors import ConfigInvalid, StocktakeError
 from worker.findings import Plan
 from worker.models import INSTALLS, Mode, installs_of
 from worker.outcomes import exit_code, never_begun
+from worker.prune import prune as prune_old
 from worker.settings import Settings, Source
 from worker.sync import Synced, Wish
 from worker.sync import sync as sync_source
@@ -80,6 +81,19 @@ def publish() -> None:
     with state(loaded) as engine:
         publishing.publish(loaded, engine)
     output.say(f"published {loaded.published_path}")
+
+
+@app.command()
+def prune(json: Json = False) -> None:
+    """Remove what [retention] gives up; never an event, a revision or a hold."""
+    loaded = settings()
+    with state(loaded) as engine:
+        done = prune_old(loaded, engine)
+    if json:
+        output.emit(done)
+    else:
+        counts = (done.runs, done.deliveries, done.attempts, done.spools)
+        output.table(("runs", "deliveries", "attempts", "spools"), [counts])
 
 
 def _wish(source: Source, mode: Mode, integration: str | None, dry_run: bool) -> Wish:

@@ -269,12 +269,15 @@ def counts(session: Session, names: Collection[str]) -> dict[str, dict[str, int]
     return counted
 
 
-def prune(session: Session, attempts_before: datetime, deliveries_before: datetime) -> None:
-    """Remove old attempts, and deliveries that ended and are old; open ones stay."""
+def prune(
+    session: Session, attempts_before: datetime, deliveries_before: datetime
+) -> tuple[int, int]:
+    """Remove old attempts, and deliveries that ended and are old; open ones stay. Says how many."""
     connection = session.connection()
-    connection.execute(delete(_ATTEMPTS).where(_ATTEMPTS.c.started_at < attempts_before))
+    attempts = delete(_ATTEMPTS).where(_ATTEMPTS.c.started_at < attempts_before)
     ended = _DELIVERIES.c.next_at.is_(None) & (_DELIVERIES.c.created_at < deliveries_before)
-    connection.execute(delete(_DELIVERIES).where(ended & (_DELIVERIES.c.state != "paused")))
+    old = delete(_DELIVERIES).where(ended & (_DELIVERIES.c.state != "paused"))
+    return connection.execute(attempts).rowcount, connection.execute(old).rowcount
 
 
 def _insert_new(session: Session, key: Column[Any], rows: list[dict[str, Any]]) -> int:

@@ -57,6 +57,7 @@ def _row(run: Run) -> RunRow:
     return RunRow(**values, evidence=evidence)
 
 
-def prune(session: Session, before: datetime) -> None:
-    """Removes runs that began before a moment."""
-    session.execute(delete(RunRow).where(col(RunRow.started_at) < before))
+def prune(session: Session, before: datetime) -> int:
+    """Removes runs that began before a moment; returns how many."""
+    old = delete(RunRow).where(col(RunRow.started_at) < before)
+    return session.connection().execute(old).rowcount
