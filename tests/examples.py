@@ -232,14 +232,14 @@ def row(payload: Mapping[str, Any]) -> Row:
     return Row(_id_of(payload, None), digest(raw), raw)
 
 
-def spool(folder: Path, shown: Shown, observed_at: datetime) -> Path:
-    """The file of what was shown, all of it asked for at `observed_at`."""
+def spool(folder: Path, shown: Shown, observed_at: datetime) -> Spool:
+    """What was shown, on disk, all of it asked for at `observed_at`."""
     file = Spool(folder, shown.scope, kind_of(shown.scope), part="example")
     rows = [row(payload) for payload in shown.rows]
     file.record([PageNumber(1, 100)], [Page(tuple(rows))], [rows], observed_at)
     file.record([One(id) for id in shown.missing], [None for _ in shown.missing],
                 [() for _ in shown.missing], observed_at)  # fmt: skip
-    return file.path
+    return file
 
 
 def harvest(
@@ -257,8 +257,8 @@ def harvest(
         for each in shown
         if each.scope != INTEGRATIONS and each.certificate != "none"
     )
-    spools = tuple(spool(folder, each, at) for each in shown)
-    return Harvest("farm", fence, at, walks, spools, placed)
+    spools = [spool(folder, each, at) for each in shown]
+    return Harvest("farm", fence, at, walks, {s.path: s.length for s in spools}, placed)
 
 
 def commit(

@@ -295,6 +295,13 @@ def test_the_columns_of_an_aeontel_integration() -> None:
     )
 
 
+@pytest.mark.parametrize("said", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+def test_a_time_at_the_edge_of_the_calendar_is_as_it_is_said(said: str) -> None:
+    moment = aeontel.install(aeontel_row(installedAt=said), None).installed_at
+    assert moment is not None
+    assert moment.isoformat() == said[:19] + "+00:00"
+
+
 @pytest.mark.parametrize("said", ["2026-01-02T03:04:05", "2026-01-02T04:04:05+01:00"])
 def test_times_are_utc_however_they_are_said(said: str) -> None:
     expected = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

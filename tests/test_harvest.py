@@ -1,7 +1,7 @@
 """What the walks of one sync bring home, and what is asked for beside the listings."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +44,7 @@ class Known(Knowledge):
 
     states: States
 
-    def absent(self, spools: Sequence[Path]) -> list[tuple[str, str]]:
+    def absent(self, spools: Mapping[Path, int]) -> list[tuple[str, str]]:
         came = {line["id"] for line in lines(spools)}
         states = self.states.get("install", {}).items()
         return sorted(
@@ -106,7 +106,7 @@ class Place:
         )
 
 
-def lines(spools: Sequence[Path]) -> list[dict[str, Any]]:
+def lines(spools: Iterable[Path]) -> list[dict[str, Any]]:
     return [
         msgspec.json.decode(line)
         for path in spools
@@ -117,7 +117,7 @@ def lines(spools: Sequence[Path]) -> list[dict[str, Any]]:
 
 def brought(ground: Field, kind: Kind = "install") -> dict[str, Any]:
     """The latest spooled row of each object; None for a 404."""
-    return {line["id"]: line["row"] for line in lines(ground.paths) if line["kind"] == kind}
+    return {line["id"]: line["row"] for line in lines(ground.files) if line["kind"] == kind}
 
 
 def summary(reaped: Sequence[Reaped]) -> list[tuple[str, str]]:
@@ -406,7 +406,7 @@ def test_a_row_whose_secret_alone_differs_has_the_same_digest(voice: Place) -> N
     def digests() -> dict[str, str]:
         ground = voice.field(redact=("variables.api_key",))
         ground.reap("full", [INSTALLS])
-        return {line["id"]: line["digest"] for line in lines(ground.paths)}
+        return {line["id"]: line["digest"] for line in lines(ground.files)}
 
     before = digests()
     world = soft(voice.world)

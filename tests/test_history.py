@@ -182,7 +182,7 @@ class Aeontel(Listed):
         listed = self.rows if self.shows_deleted else self.live()
         seen = [row for id, row in listed.items() if id not in hidden]
         spooled = spool(folder, Shown(INSTALLS, seen), NOON)
-        asked = [id for id, _ in store.absent("farm", [spooled], ())]
+        asked = [id for id, _ in store.absent("farm", {spooled.path: spooled.length}, ())]
         found = [self.rows[id] for id in asked if id in self.rows]
         if certificate != "none":
             certificate = "keyset"

@@ -432,6 +432,7 @@ def test_all_problems_are_reported_at_once(read: Read) -> None:
         ('redact = "a"', 'redact = "a": expected a list'),
         ('redact = ["note", "cloud_id"]', "`cloud_id` must stay: installs and their state"),
         ('redact = ["*"]', "`*` must stay"),
+        ('ignore = ["*"]', "`*` would ignore every change"),
         ("allow_htp = true", "allow_htp: unknown key; did you mean allow_http?"),
         ('schedule = { ful = "1h" }', "schedule.ful: unknown key; did you mean full?"),
         ('schedule = { full = "0s" }', "expected an interval longer than nothing"),

@@ -1,6 +1,7 @@
 """The store: commits that are all or nothing, what is remembered of them, and who may open it."""
 
 import dataclasses
+import os
 import re
 import subprocess
 import sys
@@ -262,12 +263,18 @@ class TestAnObservation:
         sync(Shown(INSTALLS, missing=["never"], certificate="keyset"), policy=VOICE)
         assert everything(handle)["private.sightings"] == []
 
-    def test_that_a_dead_sync_did_not_spool_is_missing_without_harm(
-        self, sync: Callable[..., Plan], store: Store, tmp_path: Path, handle: Handle
+    @pytest.mark.parametrize("size", [None, 0, 20])
+    def test_that_is_not_in_its_file_any_more_is_no_absence(
+        self, size: int | None, sync: Callable[..., Plan], store: Store, tmp_path: Path
     ) -> None:
-        brought = harvest(store, tmp_path / "spool", listed("a", certificate="none"))
-        brought.spools[0].unlink()
-        assert commit(store, brought).changes == ()
+        sync(listed("a", "b"))
+        brought = harvest(store, tmp_path / "spool", listed("a", "b"))
+        (path,) = brought.spools
+        path.unlink() if size is None else os.truncate(path, size)
+        with pytest.raises(StoreBusy, match=r"not as this sync left them"):
+            commit(store, brought)
+        with pytest.raises(StoreBusy):
+            store.absent("farm", brought.spools, ())
 
 
 class TestASuspect:

@@ -48,4 +48,6 @@ def _sync_logged(
         return any(plan.events for plan in sync(settings, engine, source, Wish(mode), stop).plans)
     except StocktakeError as error:
         log.error("sync source=%s error=%r", source.name, str(error))
-        return False
+    except Exception:  # a defect of ours; it must not keep the other sources from their tick
+        log.exception("sync source=%s", source.name)
+    return False

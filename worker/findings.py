@@ -70,13 +70,14 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Harvest:
-    """What a sync brings home for one commit. `began_at`: when it began to look."""
+    """What a sync brings home for one commit. `began_at`: when it began to look. `spools`: the
+    files of what it saw, and how long it left them."""
 
     source: str
     fence: int
     began_at: datetime
     walks: tuple[ScopeWalk, ...]
-    spools: tuple[Path, ...]
+    spools: Mapping[Path, int]
     placed: tuple[tuple[str, tuple[str, ...]], ...] = ()  # scope and its walked order
 
 

@@ -78,9 +78,9 @@ class Field:
                 return  # the login is refused: asking on could lock the account
 
     @property
-    def paths(self) -> list[Path]:
-        """The files of all rows brought home, each once."""
-        return list(dict.fromkeys(spool.path for spool in self.spools))
+    def files(self) -> dict[Path, int]:
+        """The files of all rows brought home, and how long they are."""
+        return {spool.path: spool.length for spool in self.spools}
 
     @property
     def _keyset(self) -> bool:
@@ -232,7 +232,7 @@ class Field:
         if scope == INTEGRATIONS:
             active, deleted = self._unlisted()[:ASKED], []
         elif self._keyset:
-            absent = self.knowledge.absent(self.paths)
+            absent = self.knowledge.absent(self.files)
             active = [id for id, state in absent if state == "active"][:ASKED]
             deleted = [id for id, state in absent if state != "active"][:RECHECKED]
         else:

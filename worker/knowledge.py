@@ -1,6 +1,6 @@
 """What both stores know of a source, asked while it is walked and never held open."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +29,7 @@ class Knowledge:
     brief: Brief
     keeps: bool
 
-    def absent(self, spools: Sequence[Path]) -> list[tuple[str, str]]:
+    def absent(self, spools: Mapping[Path, int]) -> list[tuple[str, str]]:
         """(id, state) of the installs that no spool brings, active ones first."""
         with self.store() as store:
             return store.absent(self.source.name, spools, self.source.integrations)

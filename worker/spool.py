@@ -54,10 +54,17 @@ class Spool:
         self.path, self._journal = folder / f"{name}.rows", folder / f"{name}.journal"
         self._scope, self._kind = scope, kind
         self._journaled = False
+        self.length = 0  # of the file, in bytes: what this walk has put there, or goes on with
         self._ordinal = 0
         self._replay: list[_Entry] = []
         if part:
+            self._empty()
+
+    def _empty(self) -> None:
+        try:
             self.path.write_bytes(b"")
+        except OSError as error:
+            raise self._unusable(error) from error
 
     def begin(self, header: Header, now: datetime) -> Header:
         """Starts anew, or goes on with an interrupted walk: then its own header comes back."""
@@ -65,9 +72,12 @@ class Spool:
         kept = self._resumable(header, now)
         if kept is not None:
             return kept
-        self._replay = []
-        self.path.write_bytes(b"")
-        self._journal.write_bytes(msgspec.json.encode(header) + b"\n")
+        self._replay, self.length = [], 0
+        self._empty()
+        try:
+            self._journal.write_bytes(msgspec.json.encode(header) + b"\n")
+        except OSError as error:
+            raise self._unusable(error) from error
         return header
 
     def discard(self) -> None:
@@ -105,17 +115,23 @@ class Spool:
             for ask, page, rows in zip(asks, pages, kept, strict=True)
             for line in self._lines(ask, page, rows, observed_at)
         ]
+        text = b"".join(lines)
         try:
             with self.path.open("ab") as file:
-                file.writelines(lines)
-                length = file.tell()
+                file.write(text)
             if self._journaled:
                 answers = [None if page is None else _answered(page) for page in pages]
-                entry = _Entry([str(ask) for ask in asks], answers, length)
+                entry = _Entry([str(ask) for ask in asks], answers, self.length + len(text))
                 with self._journal.open("ab") as journal:
                     journal.write(msgspec.json.encode(entry) + b"\n")
         except OSError as error:
-            raise StoreUnusable(f"cannot spool pages in {self.path}: {error.strerror}") from error
+            with suppress(OSError):  # a line that is cut off could not be loaded
+                os.truncate(self.path, self.length)
+            raise self._unusable(error) from error
+        self.length += len(text)
+
+    def _unusable(self, error: OSError) -> StoreUnusable:
+        return StoreUnusable(f"cannot spool pages in {self.path}: {error.strerror}")
 
     def _lines(
         self, ask: Ask, page: Page | None, rows: Sequence[Row], observed_at: datetime
@@ -155,6 +171,7 @@ class Spool:
         if not self.path.exists() or self.path.stat().st_size < length:
             return False
         os.truncate(self.path, length)
+        self.length = length
         return True
 
 

@@ -190,7 +190,7 @@ def _harvest(work: Work, ground: Field, reaped: Sequence[Reaped]) -> Harvest:
         fence=work.fence,
         began_at=ground.began_at,
         walks=walks,
-        spools=tuple(ground.paths),
+        spools=ground.files,
         placed=tuple(ground.placed),
     )
 

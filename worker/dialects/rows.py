@@ -56,6 +56,9 @@ def digest(raw: bytes) -> str:
 
 def utc(moment: datetime | None) -> datetime | None:
     """`moment` in UTC; the platforms' times without a zone are UTC."""
-    if moment is None:
-        return None
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    if moment is None or moment.tzinfo is None:
+        return moment and moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # "0001-01-01T00:00:00+01:00", a platform's way to say never
+        return moment.replace(tzinfo=UTC)

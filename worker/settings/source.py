@@ -84,6 +84,13 @@ class Source(Table):
             raise ValueError(f"missing: a {dialect} source logs in with it")
         return value
 
+    @field_validator("ignore")
+    @classmethod
+    def _leaves_something(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        if "*" in paths:
+            raise ValueError("`*` would ignore every change; name the paths that do not count")
+        return paths
+
     @field_validator("redact")
     @classmethod
     def _spares_what_is_needed(

@@ -1,6 +1,6 @@
 """The store: its transaction, and the questions that a walk asks it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -94,7 +94,7 @@ class Store:
         return [row["id"] for row in self._rows("select_bounds", source=source, ranges=ranges)]
 
     def absent(
-        self, source: str, spools: Sequence[Path], listed: Sequence[str]
+        self, source: str, spools: Mapping[Path, int], listed: Sequence[str]
     ) -> list[tuple[str, str]]:
         """(id, state) of the installs we know that no spool brings, active ones first."""
         self._stage(source, spools)
@@ -164,8 +164,16 @@ class Store:
         changed = bool(visible or plan.suspects)
         self._run("raise_commit", commit_at=commit_at, visible=int(changed))
 
-    def _stage(self, source: str, spools: Sequence[Path]) -> None:
-        paths = [str(path) for path in spools if path.exists() and path.stat().st_size]
+    def _stage(self, source: str, spools: Mapping[Path, int]) -> None:
+        for path, length in spools.items():
+            # What a walk has seen is absent if its file is not what it left: another sync, or
+            # somebody who cleans up, was there meanwhile.
+            if length and (not path.exists() or path.stat().st_size != length):
+                raise StoreBusy(
+                    f"{source}: the spooled pages in {path} are not as this sync left them, "
+                    "so it changed nothing; try again"
+                )
+        paths = [str(path) for path, length in spools.items() if length]
         if paths:
             self._run("stage_spools", paths=paths)
         else:
