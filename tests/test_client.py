@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -280,6 +280,29 @@ def test_a_rate_limit_lasts_as_long_as_the_header_the_vendor_or_experience_says(
 def test_no_retry_after_can_break_the_limit(retry_after: str) -> None:
     until = limited_until(NOON, retry_after, None, 0)
     assert NOON < until <= NOON + LONGEST_LIMIT
+
+
+def test_a_limit_is_told_at_once_and_once(tmp_path: Path) -> None:
+    told: list[datetime] = []
+    both = threading.Barrier(2)
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        both.wait(60)
+        return httpx.Response(429)
+
+    source = source_at(AeontelWorld(), "http://127.0.0.1:9")
+    dialect = dialects.named(source.dialect)
+    client = Client(
+        source,
+        Manners(dialect.ACCEPT, dialect.login(), dialect.read_token, dialect.PENALTY_S),
+        Budget(tmp_path / "budgets", source.name, 0, source.max_concurrency),
+        Unhurried(),
+        on_limit=told.append,
+        transport=httpx.MockTransport(answer),
+    )
+    with closing(client), pytest.raises(RateLimited):
+        client.send_all([listing()] * 2)
+    assert len(told) == 1
 
 
 def test_after_429_nothing_more_is_sent(

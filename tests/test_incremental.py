@@ -125,6 +125,40 @@ def test_heads_that_broke_off_hide_nothing_from_the_next_ones(take: Take) -> Non
     assert (run.mode, run.events) == ("incremental", {"install.created": 25})
 
 
+def test_a_full_walk_that_broke_off_hides_nothing_from_the_heads(take: Take) -> None:
+    world = aeontel_world(integrations=1, installs=60, lists_deleted=False)
+    taken = based(take, world, page_size=20)
+    world.publish(next(iter(world.integrations)))
+    for id in sorted(world.live(), reverse=True):
+        world.upgrade(id)  # so that what stands first in the listing stands first at the head, too
+    world.faults.add(Fault("server_error", times=None, match="integration-installs", after=1))
+    (_, run) = taken.sync().runs
+    assert (run.outcome, run.events) == ("partial", {"install.upgraded": 20})
+    for mode in ("full", "incremental"):  # a full one in its place, but not each time
+        (run,) = taken.sync(mode="incremental").runs
+        assert (run.mode, run.outcome) == (mode, "partial")
+    world.faults.clear()
+    taken.sync()
+    told = [event["install_id"] for event in taken.events() if event["type"] == "install.upgraded"]
+    assert sorted(told) == sorted(world.live())
+    (run,) = taken.sync(mode="incremental").runs
+    assert (run.mode, run.outcome) == ("incremental", "unchanged")
+
+
+def test_an_integration_that_is_deleted_is_no_failure(take: Take) -> None:
+    world = gestal_world(integrations=2, installs=5)
+    taken = based(take, world)
+    gone = next(iter(world.integrations))
+    installs = set(world.installs[gone])
+    world.delete_integration(gone)
+    synced = taken.sync(mode="incremental")
+    assert [(run.mode, run.outcome) for run in synced.runs] == [
+        ("full", "ok"), ("incremental", "unchanged"),
+    ]  # fmt: skip
+    assert {id for id, state in taken.states().items() if state == "deleted"} == installs
+    assert [run.outcome for run in taken.sync(mode="incremental").runs] == ["unchanged"]
+
+
 def test_a_source_that_refuses_to_sort_walks_fully_and_says_so_once(
     take: Take, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -270,10 +304,10 @@ def test_escalations_in_a_row_wait_longer_and_longer() -> None:
 
 
 def test_without_a_base_or_with_doubts_only_a_full_walk_will_do() -> None:
-    sure = Memory(based=True, active=0, doubtful=0, decided=0, order=(), digests={})
+    sure = Memory(based=True, unsure=False, active=0, doubtful=0, decided=0, order=(), digests={})
     unsure = [
-        Memory(based=False, active=0, doubtful=0, decided=0, order=(), digests={}),
-        Memory(based=True, active=1, doubtful=1, decided=0, order=(), digests={}),
+        Memory(based=False, unsure=False, active=0, doubtful=0, decided=0, order=(), digests={}),
+        Memory(based=True, unsure=False, active=1, doubtful=1, decided=0, order=(), digests={}),
     ]
     sorts = Accepted(newest_first="desc_nulls_last")
     for paging in ("numbered", "keyset"):

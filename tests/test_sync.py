@@ -24,7 +24,7 @@ from sqlalchemy import Engine
 from standardwebhooks import Webhook
 from truth import Truth, columns, integration_of, moment, told_by
 
-from worker import clock
+from worker import aftermath, clock
 from worker.client import ATTEMPTS
 from worker.deliver import deliver
 from worker.errors import RateLimited, Refused, StoreBusy
@@ -562,6 +562,31 @@ def test_three_failures_in_a_row_are_told_and_so_is_the_recovery(take: Take) -> 
     taken.sync()
     taken.sync()
     assert notices(taken.engine) == ["sync.failed", "sync.recovered"]
+
+
+@pytest.mark.slow
+def test_a_notice_is_not_lost_with_the_process_that_should_have_told_it(
+    take: Take, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = gestal_world(integrations=1, installs=3)
+    taken = take(world, endpoints=lambda sandbox: (endpoint(events=("sync.failed",)),))
+    world.faults.add(Fault("forbidden", times=None, match="integrations"))
+    for _ in range(2):
+        taken.sync()
+    with monkeypatch.context() as patched:
+        patched.setattr(aftermath, "announce_in", dies)
+        with pytest.raises(Killed):
+            taken.sync()
+    taken.sync()
+    assert notices(taken.engine) == ["sync.failed"]
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+def dies(*_: object) -> None:
+    raise Killed
 
 
 def notices(engine: Engine) -> list[str]:

@@ -44,10 +44,9 @@ def client_of(settings: Settings, engine: Engine, source: Source, stop: Event) -
         ),
         stop,
         strikes=sources.known(engine, source).strikes,
+        on_limit=lambda until: sources.limit(engine, source, until),
     )
     try:
         yield client
     finally:
         client.close()
-        if client.limited_until:
-            sources.limit(engine, source, client.limited_until)

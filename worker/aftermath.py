@@ -87,11 +87,14 @@ def conclude(
             if whole and all(run.mode == "full" for run in done):
                 row.last_full_at = now
 
-    after = sources.change(engine, source, edit).failures
-    runs.record(engine, done)
-    if after == FAILURES_TO_TELL or (before >= FAILURES_TO_TELL and not after):
-        type_ = "sync.failed" if after else "sync.recovered"
-        errors = sorted({run.error or run.reason or run.outcome for run in done if failed})
-        data = {"source": source.name, "failures": after or before, "errors": errors}
-        id = notice_id(done[0].run_id, type_)
-        announce(engine, settings.endpoints, id, type_, source.name, data, now)
+    # All of it or nothing: a notice goes with the count that calls for it.
+    with transaction(engine) as session:
+        after = sources.change_in(session, source, edit).failures
+        runs.record_in(session, done)
+        if after == FAILURES_TO_TELL or (before >= FAILURES_TO_TELL and not after):
+            type_ = "sync.failed" if after else "sync.recovered"
+            bad = (run for run in done if outcomes.failed([run]))
+            errors = sorted({run.error or run.reason or run.outcome for run in bad})
+            data = {"source": source.name, "failures": after or before, "errors": errors}
+            id = notice_id(done[0].run_id, type_)
+            announce_in(session, settings.endpoints, id, type_, source.name, data, now)

@@ -66,6 +66,7 @@ class Client:
         stop: threading.Event,
         *,
         strikes: int = 0,
+        on_limit: Callable[[datetime], None] = lambda until: None,
         first_wait_s: float = 0.5,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -76,6 +77,7 @@ class Client:
         self._login_lock = threading.Lock()
         self._token = source.token.get_secret_value() if source.token else None
         self._limit: RateLimited | None = None
+        self._on_limit, self._limit_lock = on_limit, threading.Lock()
         self._pool = ThreadPoolExecutor(source.max_concurrency, f"client-{source.name}")
         self.requests = 0
         self._failed = 0  # tries in a row that brought nothing
@@ -224,12 +226,17 @@ class Client:
     def _limited(self, where: str, retry_after: str | None) -> RateLimited:
         now = clock.now()
         until = limited_until(now, retry_after, self._manners.penalty_s, self._strikes)
-        self._limit = RateLimited(
+        limit = RateLimited(
             f"{where}: no request before {until:%Y-%m-%d %H:%M:%S} UTC",
             until,
             (until - now).total_seconds(),
         )
-        return self._limit
+        with self._limit_lock:
+            if self._limit is None:
+                # At once: this process may be gone before its sync ends.
+                self._on_limit(until)
+            self._limit = limit
+        return limit
 
     def _wait(self, seconds: float) -> None:
         if self._stop.wait(seconds):

@@ -38,6 +38,11 @@ class ScopeWalk:
         """Whether what this walk did not see was not there."""
         return self.mode == "full" and self.walked.certificate != "none"
 
+    @property
+    def is_partial(self) -> bool:
+        """Whether it is a full walk that may have brought rows beside others it missed."""
+        return self.mode == "full" and self.walked.certificate == "none"
+
 
 @dataclass(frozen=True, slots=True)
 class Brief:
@@ -55,12 +60,14 @@ class Brief:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What the store knows of one listing of installs. `full_at` None: no certified full walk yet.
+    """What the store knows of one listing of installs. `full_at` None: no certified full walk yet;
+    `unsure`: one without a certificate came after it.
 
     `decided` of the suspects are in holds; `order` is newest first, `digests` of every row.
     """
 
     full_at: datetime | None
+    unsure: bool
     active: int
     suspects: int
     decided: int

@@ -12,7 +12,7 @@ import msgspec
 
 from worker import clock, routes
 from worker.dialects.rows import digest
-from worker.errors import SourceRefused, StocktakeError
+from worker.errors import NotListed, SourceRefused, StocktakeError
 from worker.findings import Accepted, ScopeWalk
 from worker.knowledge import Knowledge
 from worker.models import INSTALLS, INTEGRATIONS, Mode, Row, Walked, installs_of
@@ -73,7 +73,14 @@ class Field:
 
     def _each(self, scopes: Sequence[str], mode: Mode) -> Iterator[Reaped]:
         for scope in scopes:
-            yield (reaped := self._reap(scope, mode))
+            reaped = self._reap(scope, mode)
+            if mode == "incremental" and isinstance(reaped.error, NotListed):
+                # Is its integration deleted? The listing of all, and asking for it, tell.
+                if not self.listed:
+                    yield self._reap(INTEGRATIONS, "full")
+                if integration_of(scope) in self.gone:
+                    continue
+            yield reaped
             if isinstance(reaped.error, SourceRefused) and reaped.error.status == 401:
                 return  # the login is refused: asking on could lock the account
 
@@ -85,10 +92,6 @@ class Field:
     @property
     def _keyset(self) -> bool:
         return self.guide.dialect.PAGING == "keyset"
-
-    @property
-    def _size(self) -> int:
-        return self.source.page_size or self.guide.dialect.MAX_PAGE_SIZE
 
     def _probe_once(self) -> None:
         if not self._keyset or self.knowledge.is_probed():
@@ -116,7 +119,9 @@ class Field:
         before = self.guide.client.requests
         try:
             if mode == "incremental":
-                return Reaped(self._incremental(scope) or self._full(scope))
+                if walk := self._incremental(scope):
+                    return Reaped(walk)
+                mode = "full"
             return Reaped(self._full(scope))
         except StocktakeError as error:
             requests = self.guide.client.requests - before
@@ -128,8 +133,11 @@ class Field:
         """What moved; None where only a full walk will do."""
         memory = self.knowledge.memory(scope, deleted=self._keyset)
         paging, accepted = self.guide.dialect.PAGING, self.knowledge.accepted()
-        steps = routes.incremental(paging, self._size, memory, accepted)
-        if steps is None:
+        steps = routes.incremental(paging, self.guide.page_size, memory, accepted)
+        # Heads end where rows stand as known: rows of a walk that missed others would let them end
+        # above those. (Along numbered pages the order tells, which no such walk changes.)
+        unsure = self._keyset and memory.unsure
+        if steps is None or (unsure and self._escalate(scope)):
             return None
         try:
             walked = self._heads(scope, steps)
@@ -140,12 +148,13 @@ class Field:
             return None
         if routes.escalates(walked.reason) and self._escalate(scope):
             return None
+        if unsure:
+            walked = replace(walked, complete=False, reason=walked.reason or routes.UNSURE)
         if walked.complete:
             self.knowledge.settled(scope)
             self._place(scope, walked.order, memory)
-        return ScopeWalk(
-            self.run_id(scope), scope, "incremental", self.knowledge.brief.round, walked
-        )
+        round = self.knowledge.brief.round
+        return ScopeWalk(self.run_id(scope), scope, "incremental", round, walked)
 
     def _heads(self, scope: str, steps: Steps) -> Walked:
         """Walks what stands first; the heads of a keyset listing count only where they are whole:
@@ -219,7 +228,7 @@ class Field:
     def _header(self, scope: str) -> Header:
         """How the walk is to be made."""
         began_at, round = self.guide.observed.began_at, self.knowledge.brief.round
-        header = Header(scope, self._size, 1, round, began_at, view=_view(self.source))
+        header = Header(scope, self.guide.page_size, 1, round, began_at, view=_view(self.source))
         if scope == INTEGRATIONS:
             return header
         if not self._keyset:

@@ -42,6 +42,7 @@ class Knowledge:
             found = store.remembered(self.source.name, scope, decided, deleted=deleted)
         return Memory(
             based=found.full_at is not None,
+            unsure=found.unsure,
             active=found.active,
             doubtful=found.suspects - found.decided,
             decided=found.decided,

@@ -19,16 +19,20 @@ from worker.walk import (
     numbered_incremental,
 )
 
+# Why an incremental walk along cursors is not complete.
+UNSURE: Final = "the full walk before it has missed rows"
 HEADS: Final = ("installedAt", "lastUpgradedAt", "deletedAt")  # what moves an install (seed 002)
 _WORTH_RANGES: Final = 10  # pages; a shorter keyset listing is walked in one chain
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What is remembered of a listing. `doubtful` suspects wait for a second walk; `decided` ones
-    for a person, or a person has kept them."""
+    """What is remembered of a listing. `unsure`: a full walk without a certificate brought some of
+    its rows and missed others. `doubtful` suspects wait for a second walk; `decided` ones for a
+    person, or a person has kept them."""
 
     based: bool
+    unsure: bool
     active: int
     doubtful: int
     decided: int

@@ -39,6 +39,11 @@ class Guide:
     observed: Observed
     progress: Progress
 
+    @property
+    def page_size(self) -> int:
+        """How many rows are asked for at once."""
+        return self.source.page_size or self.dialect.MAX_PAGE_SIZE
+
     def walk(
         self,
         scope: str,

@@ -1,9 +1,13 @@
--- A listing's last certified full walk, its active rows, its suspects, and how many of those are in
+-- A listing's last certified full walk, whether one without a certificate came after it, its active
+-- rows, its suspects, and how many of those are in
 -- holds.
 select
     (
         select full_at from private.scopes where source = $source and scope = $scope
     ) as full_at,
+    coalesce(
+        (select unsure from private.scopes where source = $source and scope = $scope), false
+    ) as unsure,
     count(*) as active,
     count(kept.missing_since) as suspects,
     count(kept.missing_since) filter (kept.install_id in (select unnest($decided))) as decided

@@ -22,9 +22,10 @@ create table private.scopes (
     announced_from timestamptz,
     baseline boolean,
     full_at timestamptz,
+    unsure boolean,
     primary key (source, scope)
 );
-comment on table private.scopes is 'Per listing: since when created events are announced, whether that ended a baseline and the newest certified full walk';
+comment on table private.scopes is 'Per listing: since when created events are announced, whether that ended a baseline, the newest certified full walk, and whether one without a certificate came after it';
 
 create table private.sightings (
     source varchar not null,

@@ -17,8 +17,13 @@ from worker.state.tables import RunRow
 def record(engine: Engine, done: Iterable[Run]) -> None:
     """Keeps runs that have ended; one that went on since is kept as it ended last."""
     with transaction(engine) as session:
-        for run in done:
-            session.merge(_row(run))
+        record_in(session, done)
+
+
+def record_in(session: Session, done: Iterable[Run]) -> None:
+    """Like `record`, as part of a transaction."""
+    for run in done:
+        session.merge(_row(run))
 
 
 def recent(engine: Engine, source: str | None = None, limit: int | None = None) -> Sequence[RunRow]:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from datetime import datetime
 
 from sqlalchemy import Engine
-from sqlmodel import select
+from sqlmodel import Session, select
 
 from worker.findings import Accepted
 from worker.settings import Source
@@ -33,10 +33,15 @@ def change(engine: Engine, source: Source, edit: Callable[[SourceState], None]) 
     """Applies `edit` to the state of `source` in one transaction."""
     known(engine, source)
     with transaction(engine) as session:
-        row = session.get_one(SourceState, source.name, with_for_update=True)
-        edit(row)
-        session.add(row)
-        return row
+        return change_in(session, source, edit)
+
+
+def change_in(session: Session, source: Source, edit: Callable[[SourceState], None]) -> SourceState:
+    """Like `change`, as part of a transaction; the source is `known`."""
+    row = session.get_one(SourceState, source.name, with_for_update=True)
+    edit(row)
+    session.add(row)
+    return row
 
 
 def limit(engine: Engine, source: Source, until: datetime) -> None:

@@ -246,6 +246,8 @@ class Store:
         values = {"source": harvest.source, "commit_at": commit_at}
         if walked := [walk.scope for walk in harvest.walks if walk.proves_absence]:
             self._run("upsert_scopes", **values, scopes=walked)
+        if doubted := [walk.scope for walk in harvest.walks if walk.is_partial]:
+            self._run("doubt_scopes", source=harvest.source, scopes=doubted)
         for scopes, baseline in ((plan.baselined, True), (plan.appeared - plan.baselined, False)):
             if scopes:
                 self._run("announce_scopes", **values, scopes=sorted(scopes), baseline=baseline)
