@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 import msgspec
 import pytest
 from platforms import Unhurried
+from standardwebhooks import Webhook
 
 from worker import __version__
 from worker.cli import main, output
@@ -353,6 +355,7 @@ def test_a_query_is_answered_as_table_csv_or_json(terminal: Terminal) -> None:
     table = [line.split() for line in terminal("query", query).out.splitlines()]
     assert table == lines
     assert terminal("query", "from installs where false").out == "no rows\n"
+    assert "\r" not in terminal("query", query, "--csv").out
 
 
 def test_what_a_customer_wrote_cannot_steer_the_terminal(terminal: Terminal) -> None:
@@ -407,6 +410,9 @@ def test_a_paused_source_is_not_synced_until_it_is_resumed(terminal: Terminal) -
     said = terminal("sync", "farm", "--json")
     assert said.code == 1
     assert "farm is paused" in said.document["runs"][0]["error"]
+    said = terminal("sync", "--json")
+    assert (said.code, {run["source"] for run in said.document["runs"]}) == (0, {"voice"})
+    assert "farm is paused" in said.err
     assert "paused" in terminal("status").out
     assert terminal("resume", "farm").code == 0
     assert terminal("sync", "farm").code == 0
@@ -486,6 +492,11 @@ MISTAKES: Sequence[tuple[tuple[str, ...], str]] = [
     (("reject", "hold_nope"), "no hold 'hold_nope'"),
     (("runs", "show", "run_nope"), "no run 'run_nope'"),
     (("query", "selec 1"), "syntax error"),
+    (("query", " "), "it asks for nothing"),
+    (("query", "; /* nothing */"), "it asks for nothing"),
+    (("query", "from read_csv('/etc/hostname')"), "disabled"),
+    (("query", "copy installs to 'x.csv'"), "disabled"),
+    (("sync", "farm", "--integration", "int_1\r"), "is no id"),
     (("query", "delete from installs"), "read-only"),
     (("query", "select 1", "--csv", "--json"), "--csv and --json exclude each other"),
     (("deliver", "--wait", "-1"), "greater than or equal to 0"),
@@ -680,6 +691,14 @@ def subprocess_of(*arguments: str) -> "subprocess.Popen[str]":
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def test_a_new_secret_is_one_that_signs(tmp_path: Path) -> None:
+    made = [Terminal(tmp_path)("endpoints", "secret").out.strip() for _ in range(2)]
+    assert made[0] != made[1]
+    for secret in made:
+        signed = Webhook(secret).sign("msg_1", datetime.now(UTC), "{}")
+        assert signed.startswith("v1,")
 
 
 def test_a_pipe_gets_one_document_and_neither_bars_nor_colours(terminal: Terminal) -> None:

@@ -28,7 +28,7 @@ from sqlalchemy import Engine
 
 import worker
 from worker import outcomes, publishing, warehouse
-from worker.errors import StoreUnusable
+from worker.errors import StoreBusy, StoreUnusable
 from worker.findings import Brief, Plan, Proposal
 from worker.models import installs_of
 from worker.settings import Settings, Source
@@ -146,7 +146,17 @@ class TestTheCopy:
         assert store.with_name("store.duckdb.wal").exists()
         warehouse.publish(store, copy, NOON, {})
         assert state_of(copy) == (1, 1, 7)
-        assert store.with_name("store.duckdb.wal").exists()
+
+    def test_waits_for_who_has_the_store_itself_open(self, store: Path, copy: Path) -> None:
+        holding = "import duckdb, sys; kept = duckdb.connect(sys.argv[1]); print(); input()"
+        with subprocess.Popen([sys.executable, "-c", holding, str(store)], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE) as holder:  # fmt: skip
+            assert holder.stdout is not None
+            holder.stdout.readline()
+            with pytest.raises(StoreBusy, match=rf"process {holder.pid}\b"):
+                warehouse.publish(store, copy, NOON + MINUTE, {}, patience_s=0.1)
+            holder.communicate(b"\n")
+        assert state_of(copy) == (1, 1, 1)
 
     def test_has_the_views_of_this_version(self, store: Path, copy: Path) -> None:
         with connected(store) as handle:
@@ -193,7 +203,7 @@ class TestTheCopy:
 def test_a_publish_that_fails_leaves_the_old_copy(
     owner: Any, name: str, store: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("no space left")
 
     grow(store, 2)

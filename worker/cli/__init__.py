@@ -4,11 +4,21 @@ import sys
 from collections.abc import Sequence
 from threading import Event
 
-from worker.cli import deciding, following, looking, running, syncing, trying
+from worker.cli import deciding, endpoints, following, looking, running, syncing, trying
 from worker.cli.context import app
 from worker.errors import StocktakeError
 
-__all__ = ["app", "deciding", "following", "looking", "main", "running", "syncing", "trying"]
+__all__ = [
+    "app",
+    "deciding",
+    "endpoints",
+    "following",
+    "looking",
+    "main",
+    "running",
+    "syncing",
+    "trying",
+]
 
 
 def main(arguments: Sequence[str] | None = None, stop: Event | None = None) -> None:

@@ -114,7 +114,7 @@ def query(
         named = [dict(zip(answer.columns, row, strict=True)) for row in answer.rows]
         output.emit({"rows": named})
     elif as_csv:
-        writer = csv.writer(sys.stdout)
+        writer = csv.writer(sys.stdout, lineterminator="\n")
         writer.writerow(answer.columns)
         writer.writerows(answer.rows)
     else:

@@ -56,6 +56,11 @@ def say(text: str, style: str = "") -> None:
     console.print(Text(text, style=style), soft_wrap=True)
 
 
+def note(text: str) -> None:
+    """Prints a line beside the answer, to stderr."""
+    sys.stderr.write(f"{text}\n")
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], empty: str = "nothing") -> None:
     """Prints rows; numbers to the right, times in UTC to the second."""
     if rows:

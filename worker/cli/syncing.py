@@ -1,5 +1,6 @@
 """`sync`, `deliver`, `publish`, `prune`: what the daemon does by itself, by hand."""
 
+import re
 from threading import Event
 from typing import Annotated
 
@@ -17,6 +18,7 @@ from worker.models import INSTALLS, Mode, installs_of
 from worker.outcomes import exit_code, never_begun
 from worker.prune import prune as prune_old
 from worker.settings import Settings, Source
+from worker.state import sources as known_sources
 from worker.sync import Synced, Wish
 from worker.sync import sync as sync_source
 from worker.walking import Progress
@@ -45,12 +47,14 @@ def sync(
     if full and incremental:
         raise ConfigInvalid("stocktake sync", ["--full and --incremental exclude each other"])
     loaded = settings()
-    wanted = [loaded.source(name) for name in sources or ()] or list(loaded.sources)
+    if integration is not None and not re.fullmatch(r"[^\s/?#]+", integration):
+        raise ConfigInvalid("stocktake sync", [f"--integration {integration!r} is no id"])
+    named_ones = [loaded.source(name) for name in sources or ()]
     mode: Mode = "incremental" if incremental else "full"
     with state(loaded) as engine, stopping() as stop, output.progress(shown=not json) as report:
         done = [
             _synced(loaded, engine, source, _wish(source, mode, integration, dry_run), stop, report)
-            for source in wanted
+            for source in named_ones or _unpaused(loaded, engine)
         ]
     _show(done, json=json, dry_run=dry_run)
     raise typer.Exit(exit_code(run.outcome for synced in done for run in synced.runs))
@@ -94,6 +98,14 @@ def prune(json: Json = False) -> None:
     else:
         counts = (done.runs, done.deliveries, done.attempts, done.spools)
         output.table(("runs", "deliveries", "attempts", "spools"), [counts])
+
+
+def _unpaused(loaded: Settings, engine: Engine) -> list[Source]:
+    """All sources, but for those that a person has paused: of them it is only said."""
+    paused = {each.source for each in known_sources.every(engine) if each.paused}
+    for name in sorted(paused):
+        output.note(f"{name} is paused; `stocktake resume {name}` goes on with it")
+    return [source for source in loaded.sources if source.name not in paused]
 
 
 def _wish(source: Source, mode: Mode, integration: str | None, dry_run: bool) -> Wish:

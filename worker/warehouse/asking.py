@@ -23,8 +23,11 @@ def ask(path: Path, query: str) -> Answer:
     """The answer to an analyst's `query`; ConfigInvalid (exit 2) when DuckDB refuses it."""
     with _opened(path) as copy:
         try:
-            result = copy.execute(query)
-            names = tuple(column[0] for column in result.description or ())
+            copy.execute("set enable_external_access = false")  # it reads the copy, no other file
+            result = copy.execute(query) if query.strip() else None
+            if result is None or result.description is None:
+                raise ConfigInvalid("the query failed", ["it asks for nothing"])
+            names = tuple(column[0] for column in result.description)
             return Answer(names, tuple(result.fetchall()))
         except duckdb.Error as error:
             raise ConfigInvalid("the query failed", str(error).splitlines()[:6]) from None

@@ -35,18 +35,25 @@ def publication(target: Path) -> Publication | None:
         return None
 
 
-def publish(store: Path, target: Path, now: datetime, tables: Mapping[str, Rows]) -> None:
+def publish(
+    store: Path,
+    target: Path,
+    now: datetime,
+    tables: Mapping[str, Rows],
+    patience_s: float = connection.PATIENCE_S,
+) -> None:
     """Replaces the copy at `target` by the newest state of `store`, with the rows of `tables`
     (sync_runs, holds, sources) in it. A reader sees the old copy or the new one, whole.
 
-    StoreUnusable when it cannot be written; the old copy then stays.
+    StoreUnusable when it cannot be written, StoreBusy while somebody has the store itself open; the
+    old copy then stays.
     """
-    with connection.locked(store.parent):
+    with connection.locked(store.parent, patience_s):
         fresh = store.parent / "publishing.duckdb"
         _discard(fresh)
         try:
-            if not store.exists():
-                connection.connect(store, now).close()
+            # Nobody may have the file itself open while it is copied; it is made if it is missing.
+            connection.connect(store, now, patience_s).close()
             connection.copy(store, fresh)
             _complete(fresh, now, tables)
             _replace(fresh, target)
