@@ -108,9 +108,11 @@ def _conclude(settings: Settings, running: Playground, done: Delivered) -> None:
     output.table(events.columns, events.rows)
     received = running.receiver.received
     verified = sum(each.verified for each in received)
+    notices = sum(not each.headers["webhook-id"].startswith("evt_") for each in received)
     config = shlex.quote(str(settings.data_dir.parent / "stocktake.toml"))
     lines = (
         f"{len(received)} webhooks arrived, {verified} signatures verified.",
+        f"{notices} of them tell that a baseline is complete, the others what changed since.",
         f"The DuckDB file: {settings.published_path}",
         f'Try: {_command()} -c {config} query "{_TO_TRY}"',
     )

@@ -137,7 +137,7 @@ def _sync(work: Work, brief: Brief) -> tuple[Synced, Brief]:
     if not work.wish.dry_run:
         whole = not work.wish.scopes
         aftermath.conclude(work.settings, work.engine, work.source, runs, whole=whole)
-    _log(work.source, runs, time.monotonic() - began)
+    _log(work, runs, time.monotonic() - began)
     return Synced(tuple(runs), tuple(plans)), brief
 
 
@@ -256,12 +256,13 @@ def _scopes_to_confirm(work: Work, plan: Plan, runs: Sequence[Run]) -> list[str]
     return [run.scope for run in doubtful if numbered or not run.seen]
 
 
-def _log(source: Source, runs: Sequence[Run], seconds: float) -> None:
+def _log(work: Work, runs: Sequence[Run], seconds: float) -> None:
+    dry = " dry_run=true" if work.wish.dry_run else ""
     for run in runs:
         log.info(
             "sync source=%s scope=%s mode=%s outcome=%s certificate=%s requests=%d seen=%d "
-            "events=%d held=%d suspects=%d seconds=%.2f%s",
-            source.name, run.scope, run.mode, run.outcome, run.certificate, run.requests, run.seen,
-            sum(run.counts.values()), run.held, run.suspects, seconds,
+            "events=%d held=%d suspects=%d seconds=%.2f%s%s",
+            run.source, run.scope, run.mode, run.outcome, run.certificate, run.requests, run.seen,
+            sum(run.counts.values()), run.held, run.suspects, seconds, dry,
             f" error={run.error!r}" if run.error else "",
         )  # fmt: skip

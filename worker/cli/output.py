@@ -111,8 +111,8 @@ def cell(value: Any) -> Text:
             return Text(str(value).translate(_VISIBLE), style=_COLOURS.get(str(value), ""))
 
 
-def runs(done: Sequence[Run]) -> None:
-    """What a sync came to, a line a listing; then what went wrong."""
+def runs(done: Sequence[Run], *, dry: bool = False) -> None:
+    """What a sync came to (`dry`: would come to), a line a listing; then what went wrong."""
     rows = [
         (
             run.source,
@@ -130,8 +130,8 @@ def runs(done: Sequence[Run]) -> None:
         say(why, style=_COLOURS.get(outcome, ""))
     for run in done:
         if run.held:
-            told = f"{run.held} absences of {run.source} {run.scope} wait: `stocktake holds`"
-            say(told, style=_DOUBTFUL)
+            wait = "would wait for a person" if dry else "wait: `stocktake holds`"
+            say(f"{run.held} absences of {run.source} {run.scope} {wait}", style=_DOUBTFUL)
 
 
 def _why(run: Run) -> str | None:

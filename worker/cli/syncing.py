@@ -142,7 +142,7 @@ def _show(done: list[Synced], *, json: bool, dry_run: bool) -> None:
         rows = [tuple(event.values()) for event in would]
         columns = ("type", "source", "integration", "install", "changed")
         output.table(columns, rows, "nothing would be recorded")
-    output.runs(runs)
+    output.runs(runs, dry=dry_run)
 
 
 def _events(plan: Plan) -> list[dict[str, object]]:
