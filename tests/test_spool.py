@@ -1,5 +1,6 @@
 """Pages of a walk on disk: what is loaded from them, and what a crash leaves of them."""
 
+import errno
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from worker import spool
 from worker.dialects.rows import digest
+from worker.errors import StoreUnusable
 from worker.models import After, Ask, One, Page, PageNumber, Row
 from worker.spool import RESUMABLE_FOR, Header, Spool
 
@@ -260,6 +262,35 @@ def test_scopes_have_files_of_their_own(tmp_path: Path) -> None:
 def test_what_is_spooled_is_private(tmp_path: Path) -> None:
     Spool(tmp_path / "spool", SCOPE, "install", "absent")
     assert (tmp_path / "spool").stat().st_mode & 0o077 == 0
+
+
+def test_a_line_that_a_full_disk_cut_off_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = Spool(tmp_path, SCOPE, "install", "absent")
+    record(opened, 0)
+    before, whole = opened.path.read_bytes(), Path.open
+
+    class Full:
+        def __init__(self, path: Path, mode: str) -> None:
+            self.file = whole(path, mode)
+
+        def __enter__(self) -> "Full":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def write(self, text: bytes) -> None:
+            self.file.write(text[: len(text) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", lambda path, mode: Full(path, mode))
+        with pytest.raises(StoreUnusable, match="No space left on device"):
+            record(opened, 1)
+    assert opened.path.read_bytes() == before
+    assert opened.length == len(before)
 
 
 def test_old_spools_are_cleared(tmp_path: Path) -> None:
