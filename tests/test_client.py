@@ -312,7 +312,6 @@ def test_after_429_nothing_more_is_sent(
     farm.faults.add(Fault("rate_limited", retry_after="120"))
     with pytest.raises(RateLimited, match="no request before") as caught:
         client.send(listing())
-    assert client.limited_until == caught.value.until
     assert caught.value.wait_s == pytest.approx(120)
     asked = list(sandbox.requests["gestal"])
     for send in (lambda: client.send(listing()), lambda: client.send_all([listing()] * 9)):

@@ -13,7 +13,7 @@ from platforms import Stocktake, exit_code, source_rows
 from worker import routes
 from worker.client import ATTEMPTS
 from worker.findings import Accepted
-from worker.models import INSTALLS, installs_of
+from worker.models import INSTALLS, INTEGRATIONS, installs_of
 from worker.routes import Escalation, Memory
 from worker.sandbox import aeontel
 from worker.sandbox.aeontel_world import AeontelWorld
@@ -143,6 +143,18 @@ def test_a_full_walk_that_broke_off_hides_nothing_from_the_heads(take: Take) -> 
     assert sorted(told) == sorted(world.live())
     (run,) = taken.sync(mode="incremental").runs
     assert (run.mode, run.outcome) == ("incremental", "unchanged")
+
+
+def test_integrations_that_are_all_gone_are_looked_for_once_and_held(take: Take) -> None:
+    world = gestal_world(integrations=3, installs=5)
+    taken = based(take, world)
+    active = taken.active()
+    for id in list(world.integrations):
+        world.delete_integration(id)
+    synced = taken.sync(mode="incremental")
+    assert [(run.scope, run.outcome) for run in synced.runs] == [(INTEGRATIONS, "held")]
+    assert len([path for _, path in taken.requests if path.startswith("/integrations?")]) == 1
+    assert taken.active() == active
 
 
 def test_an_integration_that_is_deleted_is_no_failure(take: Take) -> None:

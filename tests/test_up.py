@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -28,6 +29,13 @@ COMMAND = (sys.executable, "-c", "from worker.cli import main; main()", "up")
 def running() -> Iterator[Playground]:
     with playground(installs=5) as running:
         yield running
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One with a short name: the path of a socket has about 100 bytes."""
+    with TemporaryDirectory(prefix="up") as folder:
+        yield Path(folder)
 
 
 @contextmanager
@@ -90,13 +98,13 @@ def told(running: Playground) -> list[str]:
 
 
 def test_it_runs_whatever_ends_but_only_once_until_it_is_stopped(
-    tmp_path: Path, running: Playground
+    folder: Path, running: Playground
 ) -> None:
-    with daemon(tmp_path, running) as up:
+    with daemon(folder, running) as up:
         wait_for(lambda: len(running.receiver.received) == 2)  # a baseline for each source
         change_arrives(running, running.gestal)
 
-        second = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, check=False)
+        second = subprocess.run(COMMAND, cwd=folder, capture_output=True, check=False)
         assert second.returncode == 75
         assert f"process {up.pid}".encode() in second.stderr
 
@@ -113,27 +121,27 @@ def test_it_runs_whatever_ends_but_only_once_until_it_is_stopped(
         assert are_gone(again.values())
     ids = told(running)
     assert len(ids) == len(set(ids)) == 2
-    assert b"Traceback" not in (tmp_path / "up.log").read_bytes()
+    assert b"Traceback" not in (folder / "up.log").read_bytes()
 
 
 def test_killed_it_leaves_no_process_and_the_next_one_goes_on(
-    tmp_path: Path, running: Playground
+    folder: Path, running: Playground
 ) -> None:
-    with daemon(tmp_path, running) as up:
+    with daemon(folder, running) as up:
         wait_for(lambda: len(running.receiver.received) == 2)
         parts = children(up.pid)
         up.kill()
         wait_for(lambda: are_gone(parts.values()))
-    with daemon(tmp_path, running) as up:
+    with daemon(folder, running) as up:
         change_arrives(running, running.gestal)
         up.terminate()
         assert up.wait(HANG_S) == 0
 
 
-def test_a_broker_that_is_configured_is_the_only_one(tmp_path: Path, running: Playground) -> None:
+def test_a_broker_that_is_configured_is_the_only_one(folder: Path, running: Playground) -> None:
     config = f'broker_url = "redis://127.0.0.1:1/0"\n{running.config}'
-    (tmp_path / "stocktake.toml").write_text(config, "utf-8")
-    with daemon(tmp_path, running) as up:
+    (folder / "stocktake.toml").write_text(config, "utf-8")
+    with daemon(folder, running) as up:
         wait_for(lambda: len(children(up.pid)) == 3)
         assert sorted(children(up.pid)) == ["beat", "deliver", "sync"]
         up.terminate()

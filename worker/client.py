@@ -82,11 +82,6 @@ class Client:
         self.requests = 0
         self._failed = 0  # tries in a row that brought nothing
 
-    @property
-    def limited_until(self) -> datetime | None:
-        """Until when the source wants quiet, if it said 429."""
-        return self._limit.until if self._limit else None
-
     def close(self) -> None:
         """Ends the threads and closes their connections."""
         self._pool.shutdown(cancel_futures=True)
@@ -232,10 +227,9 @@ class Client:
             (until - now).total_seconds(),
         )
         with self._limit_lock:
-            if self._limit is None:
-                # At once: this process may be gone before its sync ends.
-                self._on_limit(until)
-            self._limit = limit
+            is_first, self._limit = self._limit is None, limit
+        if is_first:
+            self._on_limit(until)  # at once: this process may be gone before its sync ends
         return limit
 
     def _wait(self, seconds: float) -> None:

@@ -72,12 +72,14 @@ class Field:
         return [integrations, *self._each(self._install_scopes(), "full")]
 
     def _each(self, scopes: Sequence[str], mode: Mode) -> Iterator[Reaped]:
+        relisted = False
         for scope in scopes:
             reaped = self._reap(scope, mode)
             if mode == "incremental" and isinstance(reaped.error, NotListed):
                 # Is its integration deleted? The listing of all, and asking for it, tell.
-                if not self.listed:
+                if not relisted:
                     yield self._reap(INTEGRATIONS, "full")
+                relisted = True
                 if integration_of(scope) in self.gone:
                     continue
             yield reaped

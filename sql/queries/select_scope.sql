@@ -1,6 +1,5 @@
 -- A listing's last certified full walk, whether one without a certificate came after it, its active
--- rows, its suspects, and how many of those are in
--- holds.
+-- rows, its suspects, and how many of those are in holds.
 select
     (
         select full_at from private.scopes where source = $source and scope = $scope
