@@ -1,5 +1,6 @@
 """The values of webhook delivery: what is to be sent, what came back, how an endpoint fares."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -43,13 +44,17 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one request: a status, or a fault with an error that quotes no secret."""
+    """What came of one request: a status, or a fault with an error that quotes no secret.
+
+    `phases` says how many seconds each step took that was begun, in their order.
+    """
 
     status: int | None = None
     fault: Fault | None = None
     error: str | None = None
     retry_after: str | None = None
     body: bytes = field(default=b"", repr=False)
+    phases: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

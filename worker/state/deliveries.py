@@ -245,6 +245,7 @@ def _attempted(attempt: Attempt) -> dict[str, Any]:
         "fault": attempt.answer.fault,
         "error": attempt.answer.error,
         "answer": attempt.answer.body,
+        "phases": dict(attempt.answer.phases),
     }
 
 

@@ -101,6 +101,7 @@ class AttemptRow(SQLModel, table=True):
     fault: str | None = None
     error: str | None = None
     answer: bytes
+    phases: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON))
 
 
 def table_of(row: type[SQLModel]) -> Table:
