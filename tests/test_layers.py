@@ -19,7 +19,7 @@ LAYERS: Mapping[str, str] = {
     "edges": "broker budget client clock locks sender spool state warehouse",
     "shell": "admission aftermath checking daemon deliver due harvest health holding knowledge "
     "probing prune publishing relay supervising sync walking",
-    "entry": "app cli demo leash logs playground queues tasks ticks",
+    "entry": "app cli demo leash logs playground queues tasks ticks watch",
     "sandbox": "sandbox",
 }
 MAY_IMPORT: Mapping[str, set[str]] = {

@@ -1,34 +1,46 @@
 """What the daemon consists of: a broker if none is configured, two workers and beat (DAEMON)."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from worker import broker
 from worker.errors import StoreBusy
 from worker.locks import lock
 from worker.settings import Settings, environment
 from worker.state import connect_state
-from worker.supervising import Program, Supervisor
+from worker.supervising import Program
 
 
 @contextmanager
-def supervisor(
-    settings: Settings, config: Path | None, tell: Callable[[str, str], None]
-) -> Iterator[Supervisor]:
-    """The daemon of a data directory, to be run; StoreBusy while another one has it."""
+def claimed(settings: Settings) -> Iterator[int]:
+    """The data directory, with its stores, for one daemon: yields the descriptor that holds the
+    claim. StoreBusy while another daemon has it."""
 
     def busy(holder: str) -> StoreBusy:
         return StoreBusy(f"`stocktake up` runs already for {settings.data_dir}: process {holder}")
 
-    with lock(settings.private_dir / "up.lock", 0.0, busy):
+    with lock(settings.private_dir / "up.lock", 0.0, busy) as held:
         connect_state(settings).dispose()  # made once, before two workers try it at once
-        environ = dict(environment())
-        if config is not None:
-            environ["STOCKTAKE_CONFIG"] = str(config.resolve())
-        yield Supervisor(programs(settings), environ, tell)
+        yield held
+
+
+def plan(settings: Settings) -> dict[str, Any]:
+    """What is to be supervised, and how its lines look: what `worker.watch` takes."""
+    return {
+        "programs": [(each.name, each.command) for each in programs(settings)],
+        "socket": str(settings.broker_socket),
+        "format": settings.log.format,
+        "level": settings.log.level,
+    }
+
+
+def environ(config: Path | None) -> Mapping[str, str]:
+    """The environment in which every program finds the configuration `config`."""
+    chosen = {} if config is None else {"STOCKTAKE_CONFIG": str(config.resolve())}
+    return {**environment(), **chosen}
 
 
 def programs(settings: Settings) -> list[Program]:
@@ -45,5 +57,4 @@ def programs(settings: Settings) -> list[Program]:
 
 
 def _broker(path: Path) -> Program:
-    ready = partial(broker.answers, path)
-    return Program("broker", broker.command(path), ready, stops_last=True)
+    return Program("broker", broker.command(path))

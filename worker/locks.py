@@ -14,8 +14,9 @@ _POLL_S: Final = 0.02
 
 
 @contextmanager
-def lock(path: Path, patience_s: float, refusal: Callable[[str], StocktakeError]) -> Iterator[None]:
-    """Holds the lock file `path`, in a private directory that is made where it is missing.
+def lock(path: Path, patience_s: float, refusal: Callable[[str], StocktakeError]) -> Iterator[int]:
+    """Holds the lock file `path`, in a private directory that is made where it is missing; yields
+    its descriptor.
 
     After `patience_s` raises what `refusal` makes of the holder's process id.
     """
@@ -28,7 +29,7 @@ def lock(path: Path, patience_s: float, refusal: Callable[[str], StocktakeError]
             time.sleep(_POLL_S)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(os.getpid()).encode(), 0)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
 

@@ -53,7 +53,7 @@ class Supervisor:
     """
 
     programs: Sequence[Program]
-    environ: Mapping[str, str]
+    environ: Mapping[str, str] | None  # None: that of this process
     tell: Callable[[str, str], None]
     clock: Callable[[], float] = time.monotonic
     _running: list[_Running] = field(init=False)
@@ -102,7 +102,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            env=dict(self.environ),
+            env=self.environ,
             # A key press that ends us must not reach them as well: we end them in order.
             start_new_session=True,
         )
