@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from statestores import BACKENDS, Server, serving
 
 if TYPE_CHECKING:
     from platforms import Stocktake
@@ -31,3 +32,20 @@ def take(tmp_path: Path) -> "Iterator[Callable[..., Stocktake]]":
         yield lambda world, data_dir=tmp_path / "data", **fields: stack.enter_context(
             stocktaking(data_dir, world, **fields)
         )
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A PostgreSQL of this test process."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(params=BACKENDS)
+def state_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Where there is no state store yet: the same test runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/state.db"
+        return
+    with request.getfixturevalue("postgres").store() as url:
+        yield url

@@ -159,6 +159,7 @@ def stocktaking(
     receiver: Receiver | None = None,
     endpoints: Callable[[Sandbox], Sequence[Endpoint]] = lambda sandbox: (),
     now: Callable[[], datetime] = clock.now,
+    state_url: str | None = None,
     **fields: Any,
 ) -> Iterator[Stocktake]:
     """A Stocktake of `world` in `folder`. `now` is the platform's; `fields` are of the source."""
@@ -170,6 +171,7 @@ def stocktaking(
             sources=(source,),
             deletion_guard=guard,
             endpoints=tuple(endpoints(sandbox)),
+            **({"state_url": state_url} if state_url else {}),
         )
         taken = Stocktake(world, sandbox, settings)
         with ExitStack() as stack:

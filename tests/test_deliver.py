@@ -21,8 +21,8 @@ SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
-def engine(tmp_path):
-    engine = connect(f"sqlite:///{tmp_path}/state.db")
+def engine(state_url):
+    engine = connect(state_url)
     yield engine
     engine.dispose()
 

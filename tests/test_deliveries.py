@@ -1,6 +1,8 @@
 """Deliveries in the state store, on a real database."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Barrier
 
 import pytest
 from receivers import NOON, STORE
@@ -9,13 +11,14 @@ from sqlalchemy import text
 from worker.outbound import Answer, Attempt, Draft, Health, Settled
 from worker.state import deliveries
 from worker.state.database import connect, transaction
+from worker.state.delivery_tables import Notice
 
 SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
-def engine(tmp_path):
-    engine = connect(f"sqlite:///{tmp_path}/state.db")
+def engine(state_url):
+    engine = connect(state_url)
     with transaction(engine) as session:
         deliveries.register(session, ["crm", "erp"], STORE, 0, NOON)
     yield engine
@@ -222,7 +225,8 @@ def test_a_notice_is_recorded_once(engine):
         facts = ("sync.held", "voice", {"installs": 12}, NOON)
         assert deliveries.add_notice(session, "ntc_1", *facts)
         assert not deliveries.add_notice(session, "ntc_1", *facts)
-    assert [row["data"] for row in rows(engine, "notices")] == ['{"installs": 12}']
+        assert session.get_one(Notice, "ntc_1").data == {"installs": 12}
+    assert len(rows(engine, "notices")) == 1
 
 
 def test_registering_again_moves_no_cursor(engine):
@@ -268,12 +272,59 @@ def test_without_any_endpoint_everything_open_is_dead(engine):
 
 
 def test_finding_due_work_reads_no_finished_deliveries(engine):
+    explain = "explain query plan" if engine.dialect.name == "sqlite" else "explain"
     with engine.connect() as connection:
+        if explain == "explain":
+            connection.execute(text("set enable_seqscan = off"))  # there is not a row to read
         plan = connection.execute(
             text(
-                "explain query plan select position from deliveries where endpoint = 'crm'"
-                " and next_at <= '2026' order by next_at, position limit 4"
+                f"{explain} select position from deliveries where endpoint = 'crm' and"  # noqa: S608
+                " next_at <= '2026-01-01' order by next_at, position limit 4"
             )
         )
-        (step,) = [row.detail for row in plan]
-    assert "ix_deliveries_due" in step
+        assert "ix_deliveries_due" in str(plan.all())
+
+
+def test_two_who_claim_at_once_share_what_is_due_and_keep_its_order(engine):
+    """Each of the installs has three events: whoever takes the first, nobody takes the next."""
+    lanes = [f"voice/install/{number}" for number in range(12)]
+    events = [draft(f"evt_{n}_{lane}", lane=lane) for n in range(3) for lane in lanes]
+    add(engine, *events)
+    claims = []
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(3):
+            start = Barrier(4)
+
+            def work(start=start):
+                start.wait()
+                return [found for _ in range(4) for found in claim(engine, limit=2)]
+
+            taken = [
+                each for done in [pool.submit(work) for _ in range(4)] for each in done.result()
+            ]
+            taken += claim(engine, limit=99)  # what nobody took who met another at it
+            assert sorted(lane_of(each) for each in taken) == sorted(lanes)
+            claims += taken
+            for each in taken:
+                finish(engine, each, DONE)
+    assert len(set(ids(claims))) == len(events)
+    for lane in lanes:
+        mine = [each.event_id for each in claims if lane_of(each) == lane]
+        assert mine == [f"evt_{n}_{lane}" for n in range(3)]
+
+
+def lane_of(claim):
+    return claim.event_id.split("_", 2)[2]
+
+
+@pytest.mark.slow
+def test_what_another_claims_at_this_moment_is_not_waited_for(postgres):
+    with postgres.engine() as engine:
+        with transaction(engine) as session:
+            deliveries.register(session, ["crm"], STORE, 0, NOON)
+        add(engine, draft("evt_1", lane="a"), draft("evt_2", lane="a"), draft("evt_3", lane="b"))
+        with transaction(engine) as session:
+            first = deliveries.claim(session, "crm", 1, NOON)
+            assert ids(first) == ["evt_1"]
+            assert ids(claim(engine)) == ["evt_3"]
+        assert claim(engine) == []

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from outposts import LOGIN
+from pydantic import SecretStr
 from sqlalchemy import Engine
 
 from worker import clock, due
@@ -22,9 +23,13 @@ NAMES = ("farm", "barn", "mill")
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, state_url: str) -> Settings:
     values = ({"name": name, "dialect": "gestal", **LOGIN} for name in NAMES)
-    return Settings(data_dir=tmp_path, sources=tuple(map(Source.model_validate, values)))
+    return Settings(
+        data_dir=tmp_path,
+        state_url=SecretStr(state_url),
+        sources=tuple(map(Source.model_validate, values)),
+    )
 
 
 @pytest.fixture

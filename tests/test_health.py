@@ -32,8 +32,14 @@ CRM = Endpoint(name="crm", url=SecretStr("https://crm.example.com"), secrets=(Se
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path, sources=(FARM,), endpoints=(CRM,), deletion_guard=OPEN)
+def settings(tmp_path: Path, state_url: str) -> Settings:
+    return Settings(
+        data_dir=tmp_path,
+        state_url=SecretStr(state_url),
+        sources=(FARM,),
+        endpoints=(CRM,),
+        deletion_guard=OPEN,
+    )
 
 
 @pytest.fixture

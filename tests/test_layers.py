@@ -14,11 +14,11 @@ PACKAGE = Path(worker.__file__).parent
 # Every module or package right under worker/ stands in one layer.
 LAYERS: Mapping[str, str] = {
     "values": "__init__ errors findings models outbound resources settings",
-    "core": "absences addresses changes dialects guard outcomes payloads planning routes schedule "
-    "walk webhooks",
+    "core": "absences addresses changes dialects guard outcomes payloads planning routes "
+    "schedule walk webhooks",
     "edges": "broker budget client clock locks sender spool state warehouse",
-    "shell": "admission aftermath checking daemon deliver due harvest health holding knowledge "
-    "probing prune publishing relay supervising sync walking",
+    "shell": "admission aftermath backup checking daemon deliver due harvest health holding "
+    "knowledge probing prune publishing relay restore supervising sync upkeep walking",
     "entry": "app cli demo leash logs playground queues tasks ticks watch",
     "sandbox": "sandbox",
 }
@@ -48,10 +48,10 @@ WORLD = {"open", "input", "print", "now", "today", "utcnow", "getenv", "sleep"}
 # Who may import a library at all; all others may import the names in TYPES alone.
 OWNERS: Mapping[str, set[str]] = {
     "celery": {"app", "queues", "tasks", "ticks"},
-    "kombu": {"queues", "tasks"},
     "duckdb": {"warehouse"},
     "httpcore": {"sender"},
     "httpx": {"client", "sender"},
+    "kombu": {"queues", "tasks"},
     "redis": {"checking"},
     "rich": {"cli"},
     "sqlalchemy": {"state"},

@@ -6,7 +6,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine
@@ -27,13 +26,8 @@ with leases.lease(connect(sys.argv[1]), "sync farm") as fence:
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/state.db"
-
-
-@pytest.fixture
-def engine(url: str) -> Iterator[Engine]:
-    engine = connect(url)
+def engine(state_url: str) -> Iterator[Engine]:
+    engine = connect(state_url)
     yield engine
     engine.dispose()
 
@@ -97,9 +91,9 @@ def test_the_fence_is_above_what_the_store_has_seen(engine: Engine) -> None:
 
 
 @pytest.mark.slow
-def test_the_lease_of_a_process_that_died_is_free_at_once(engine: Engine, url: str) -> None:
+def test_the_lease_of_a_process_that_died_is_free_at_once(engine: Engine, state_url: str) -> None:
     holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, url], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", HOLDER, state_url], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     with holder:
         assert holder.stdout

@@ -1,12 +1,14 @@
 """What `[retention]` gives up, and what is kept for ever."""
 
 import os
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from examples import NOON, OF_A, walk
 from outposts import LOGIN
+from pydantic import SecretStr
 from receivers import STORE, endpoint, event
 from sqlalchemy import Engine, text
 
@@ -24,13 +26,19 @@ KEPT = Retention(attempts=30 * DAY, deliveries=90 * DAY, runs=365 * DAY, spool=D
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
+def settings(tmp_path: Path, state_url: str) -> Settings:
     source = Source.model_validate({"name": "farm", "dialect": "gestal", **LOGIN})
-    return Settings(data_dir=tmp_path, sources=(source,), retention=KEPT, endpoints=(endpoint(),))
+    return Settings(
+        data_dir=tmp_path,
+        state_url=SecretStr(state_url),
+        sources=(source,),
+        retention=KEPT,
+        endpoints=(endpoint(),),
+    )
 
 
 @pytest.fixture
-def engine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Engine:
+def engine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """A state store in which everything happened at noon."""
     engine = connect_state(settings)
     log = Log(STORE, 3, [event(number, install=f"ins_{number}") for number in (1, 2, 3)])
@@ -43,7 +51,8 @@ def engine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Engine:
         deliveries.finish(session, list(zip(attempts, ended, strict=True)), NOON)
         holds.open_in(session, "farm", [Proposal(OF_A, "why", ("a",), 0.5)], NOON)
     runs.record(engine, [outcomes.run_of("farm", walk(OF_A), None, Plan(), {}, NOON, NOON)])
-    return engine
+    yield engine
+    engine.dispose()
 
 
 def counted(engine: Engine, table: str) -> int:

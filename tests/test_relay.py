@@ -16,8 +16,8 @@ CRM = endpoint("crm")
 
 
 @pytest.fixture
-def engine(tmp_path):
-    engine = connect(f"sqlite:///{tmp_path}/state.db")
+def engine(state_url):
+    engine = connect(state_url)
     yield engine
     engine.dispose()
 

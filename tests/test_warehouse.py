@@ -664,7 +664,7 @@ class TestOpeningTheStore:
     def test_is_refused_when_a_newer_stocktake_wrote_it(self, path: Path) -> None:
         with connection.connect(path, NOON) as handle:
             handle.execute("update private.store set schema_version = 999")
-        with pytest.raises(StoreNewer, match=r"newer stocktake \(schema 999") as raised:
+        with pytest.raises(StoreNewer, match=r"by stocktake ≥ .* \(schema 999, this") as raised:
             connection.connect(path, NOON)
         assert raised.value.exit_code == 2
 

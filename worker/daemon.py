@@ -12,6 +12,7 @@ from worker.locks import lock
 from worker.settings import Settings, environment
 from worker.state import connect_state
 from worker.supervising import Program
+from worker.upkeep import migrate
 
 
 @contextmanager
@@ -23,7 +24,8 @@ def claimed(settings: Settings) -> Iterator[int]:
         return StoreBusy(f"`stocktake up` runs already for {settings.data_dir}: process {holder}")
 
     with lock(settings.private_dir / "up.lock", 0.0, busy) as held:
-        connect_state(settings).dispose()  # made once, before two workers try it at once
+        migrate(settings)  # and made, if need be: once, before two workers try it at once
+        connect_state(settings).dispose()
         yield held
 
 

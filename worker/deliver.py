@@ -17,8 +17,9 @@ from worker.errors import StoreBusy, StoreUnusable
 from worker.outbound import Attempt, Claim, Health, Settled
 from worker.sender import Sender
 from worker.settings import Endpoint, Settings
-from worker.state import connect_state, deliveries
+from worker.state import deliveries, opened
 from worker.state.database import transaction
+from worker.upkeep import migrate
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,9 @@ def deliver_now(
 
 def deliver_due(settings: Settings, stop: threading.Event) -> None:
     """What the deliver worker does at every wake-up."""
-    deliver_now(settings, connect_state(settings), stop)
+    migrate(settings)
+    with opened(settings) as engine:
+        deliver_now(settings, engine, stop)
 
 
 async def _work(

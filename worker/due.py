@@ -12,8 +12,9 @@ from worker.errors import StocktakeError
 from worker.models import Mode
 from worker.schedule import is_due
 from worker.settings import Settings, Source
-from worker.state import connect_state, sources
+from worker.state import opened, sources
 from worker.sync import Wish, sync
+from worker.upkeep import migrate
 
 log = logging.getLogger(__name__)
 
@@ -25,11 +26,12 @@ def sync_due(settings: Settings, stop: Event) -> bool:
 
     A rate limited or paused source is left alone, and one that another process syncs.
     """
-    engine = connect_state(settings)
-    due = [(each, mode) for each in settings.sources if (mode := _due_mode(settings, engine, each))]
-    with ThreadPoolExecutor(SOURCES_AT_ONCE, "sync") as pool:
-        done = [pool.submit(_sync_logged, settings, engine, *job, stop) for job in due]
-    return any(each.result() for each in done)
+    migrate(settings)
+    with opened(settings) as engine:
+        due = [(it, mode) for it in settings.sources if (mode := _due_mode(settings, engine, it))]
+        with ThreadPoolExecutor(SOURCES_AT_ONCE, "sync") as pool:
+            done = [pool.submit(_sync_logged, settings, engine, *job, stop) for job in due]
+        return any(each.result() for each in done)
 
 
 def _due_mode(settings: Settings, engine: Engine, source: Source) -> Mode | None:

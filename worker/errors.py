@@ -6,12 +6,15 @@ StocktakeError
 │   ├── SourceDown            time-out, reset, 5xx or an unusable body, after all retries
 │   │   └── UnusableBody      an answer that is not as documented
 │   ├── StoreBusy             another process holds the DuckDB file or the lease
+│   ├── StoreDown             the server of the state store does not answer
 │   └── Stopped               asked to stop between two pages
 └── Refused                   a person must look: exit 1
     ├── ConfigInvalid         wrong usage or configuration: exit 2
     ├── SourceRefused         the source said no: wrong login, no access, wrong address
     ├── NotListed             the source knows no such scope or object (404)
-    ├── StoreUnusable         a store cannot be written, or is written by a newer Stocktake
+    ├── StoreUnusable         a store cannot be opened or written
+    │   ├── StoreOlder        it has the schema of an older Stocktake
+    │   └── StoreNewer        it has the schema of a newer Stocktake: exit 2
     └── CursorMismatch        the event log is not the one that deliveries were made from
 """
 
@@ -55,6 +58,10 @@ class StoreBusy(RetryLater):
     """Another process is at work in the store or on the source."""
 
 
+class StoreDown(RetryLater):
+    """The server of the state store does not answer."""
+
+
 class Stopped(RetryLater):
     """The process was asked to stop."""
 
@@ -89,10 +96,26 @@ class StoreUnusable(Refused):
     """A store cannot be opened or written as it is."""
 
 
+class StoreOlder(StoreUnusable):
+    """A store has the schema of an older Stocktake."""
+
+    def __init__(self, what: str, found: int, known: int) -> None:
+        super().__init__(
+            f"{what} has schema {found}, this stocktake works with {known}; "
+            "`stocktake migrate` brings it up (and keeps a copy of how it was)"
+        )
+
+
 class StoreNewer(StoreUnusable):
-    """A store was written by a newer Stocktake."""
+    """A store has the schema of a newer Stocktake."""
 
     exit_code = 2
+
+    def __init__(self, what: str, written_by: str | None, found: int, known: int) -> None:
+        super().__init__(
+            f"{what} was written by stocktake ≥ {written_by or 'this one'} (schema {found}, "
+            f"this one knows {known}); upgrade stocktake"
+        )
 
 
 class CursorMismatch(Refused):

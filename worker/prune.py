@@ -6,7 +6,8 @@ from sqlalchemy import Engine
 
 from worker import clock, spool
 from worker.settings import Settings
-from worker.state import connect_state, deliveries, runs, transaction
+from worker.state import deliveries, opened, runs, transaction
+from worker.upkeep import migrate
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,4 +33,6 @@ def prune(settings: Settings, engine: Engine) -> Pruned:
 
 def prune_due(settings: Settings) -> None:
     """What the sync worker does once a day."""
-    prune(settings, connect_state(settings))
+    migrate(settings)
+    with opened(settings) as engine:
+        prune(settings, engine)

@@ -20,6 +20,10 @@ from worker.state.deliveries import Cursor
 
 # Events per transaction: a large first sync must not keep the state store from others.
 _BATCH = 500
+_WAY_ON = (
+    "nothing is delivered. Put the right store back with `stocktake restore BACKUP`; or go on with "
+    "this one: `stocktake backup DIR && stocktake restore DIR` (DIR: any new directory)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +66,9 @@ def _relay(
 ) -> int:
     with transaction(engine) as session:
         names = _names(endpoints)
-        cursors = deliveries.cursors(session, names)
+        # The endpoints first: until the end nobody removes one of them or relays to them.
         healths = deliveries.healths(session, names)
+        cursors = deliveries.cursors(session, names)
 
         drafts = _drafts(endpoints, cursors, events)
 
@@ -132,16 +137,16 @@ def _check(cursors: Mapping[str, Cursor], log: Log) -> None:
         fed = f"endpoint {name} was fed from store {cursor.store_id} up to event {cursor.sequence}"
         if cursor.store_id != log.store_id:
             raise CursorMismatch(
-                f"{fed}, but this is store {log.store_id} with {log.head} events;"
-                " nothing is delivered until `stocktake restore` re-bases it"
+                f"{fed}, but this is store {log.store_id} with {log.head} events; {_WAY_ON}"
             )
         if cursor.sequence > log.head:
             raise CursorMismatch(
-                f"{fed}, but its log ends at event {log.head}: it is an older copy;"
-                " nothing is delivered until `stocktake restore` re-bases it"
+                f"{fed}, but its log ends at event {log.head}: it is an older copy; {_WAY_ON}"
             )
         if log.events and log.events[0].sequence > cursor.sequence + 1:
-            raise CursorMismatch(f"{fed}, but the log goes on at {log.events[0].sequence}")
+            raise CursorMismatch(
+                f"{fed}, but the log goes on at {log.events[0].sequence}; {_WAY_ON}"
+            )
 
 
 def _drafts(

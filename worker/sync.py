@@ -115,6 +115,7 @@ def sync(
                 aftermath.relay(settings, engine, store)
                 lease = leases.lease(engine, f"sync {source.name}", store.fence(source.name))
                 fence = held.enter_context(lease)
+                store.take(source.name, fence)
                 brief = store.brief(source.name)
             spooled_in = settings.spool_dir / source.name
             synced, newest = _sync(work(fence=fence, folder=spooled_in), brief)

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from threading import Event
 
-from worker.cli import deciding, endpoints, following, looking, running, syncing, trying
+from worker.cli import deciding, endpoints, following, keeping, looking, running, syncing, trying
 from worker.cli.context import app
 from worker.errors import StocktakeError
 
@@ -13,6 +13,7 @@ __all__ = [
     "deciding",
     "endpoints",
     "following",
+    "keeping",
     "looking",
     "main",
     "running",

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from worker import __version__
 from worker.logs import configure
 from worker.settings import Settings, environment, find, load
-from worker.state import connect_state
+from worker.state import opened
 
 app = typer.Typer(
     name="stocktake",
@@ -71,11 +71,8 @@ def settings() -> Settings:
 @contextmanager
 def state(loaded: Settings) -> Iterator[Engine]:
     """The state store, closed at the end."""
-    engine = connect_state(loaded)
-    try:
+    with opened(loaded) as engine:
         yield engine
-    finally:
-        engine.dispose()
 
 
 @contextmanager

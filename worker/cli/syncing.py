@@ -21,6 +21,7 @@ from worker.settings import Settings, Source
 from worker.state import sources as known_sources
 from worker.sync import Synced, Wish
 from worker.sync import sync as sync_source
+from worker.upkeep import migrate
 from worker.walking import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -51,6 +52,8 @@ def sync(
         raise ConfigInvalid("stocktake sync", [f"--integration {integration!r} is no id"])
     named_ones = [loaded.source(name) for name in sources or ()]
     mode: Mode = "incremental" if incremental else "full"
+    if not dry_run:
+        migrate(loaded)
     with state(loaded) as engine, stopping() as stop, output.progress(shown=not json) as report:
         done = [
             _synced(loaded, engine, source, _wish(source, mode, integration, dry_run), stop, report)

@@ -1,6 +1,7 @@
 """The state store: many small writes by several processes. Only this package opens its sessions."""
 
+# Every module with a table is imported here: whichever process makes a store makes all of it.
 from worker.state import delivery_tables, tables
-from worker.state.database import connect, connect_state, transaction
+from worker.state.database import connect, connect_state, opened, transaction
 
-__all__ = ["connect", "connect_state", "delivery_tables", "tables", "transaction"]
+__all__ = ["connect", "connect_state", "delivery_tables", "opened", "tables", "transaction"]

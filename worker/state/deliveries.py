@@ -9,7 +9,6 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import (
-    Column,
     ColumnElement,
     bindparam,
     delete,
@@ -19,10 +18,10 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session
 
 from worker.outbound import Attempt, Claim, Draft, Health, Settled
+from worker.state.database import insert_new
 from worker.state.delivery_tables import AttemptRow, Delivery, EndpointRow, Notice, table_of
 
 LEASE = timedelta(seconds=45)  # longer than the sender's deadline
@@ -47,9 +46,11 @@ def register(
 ) -> None:
     """Let endpoints seen for the first time start at `head`; forget those that are not named."""
     start = {"store_id": store_id, "sequence": head, "registered_at": now, **asdict(Health())}
-    _insert_new(session, _ENDPOINTS.c.name, [{"name": name, **start} for name in names])
+    insert_new(session, _ENDPOINTS.c.name, [{"name": name, **start} for name in names])
     removed = select(_ENDPOINTS.c.name).where(_ENDPOINTS.c.name.not_in(names))
-    for name in session.connection().execute(removed).scalars().all():
+    # The endpoint first, then its deliveries, as everybody else locks them.
+    locked = removed.order_by(_ENDPOINTS.c.name).with_for_update()
+    for name in session.connection().execute(locked).scalars().all():
         _forget(session, name)
 
 
@@ -120,7 +121,7 @@ def add_notice(
 ) -> bool:
     """Record a notice; False if it was there already."""
     notice = {"notice_id": notice_id, "type": type, "source": source, "created_at": now}
-    return _insert_new(session, _NOTICES.c.notice_id, [{**notice, "data": dict(data)}]) == 1
+    return insert_new(session, _NOTICES.c.notice_id, [{**notice, "data": dict(data)}]) == 1
 
 
 def add(
@@ -128,7 +129,7 @@ def add(
 ) -> int:
     """Make deliveries, each once per event and endpoint; returns how many are new."""
     rows = [_row(draft, healths[draft.endpoint].halted, now) for draft in drafts]
-    return _insert_new(session, _DELIVERIES.c.delivery_id, rows)
+    return insert_new(session, _DELIVERIES.c.delivery_id, rows)
 
 
 def _row(draft: Draft, halted: str | None, now: datetime) -> dict[str, Any]:
@@ -174,21 +175,24 @@ def claim(session: Session, endpoint: str, limit: int, now: datetime) -> list[Cl
 
     Due is what is pending, or in flight under a lapsed lease, and first in its lane.
     """
-    columns = _DELIVERIES.c
+    columns, connection = _DELIVERIES.c, session.connection()
     due = (
         select(columns.position)
         .where(columns.endpoint == endpoint, columns.next_at <= now, _is_first_in_lane())
         .order_by(columns.next_at, columns.position)
         .limit(limit)
+        # What another claimer takes at this moment is not waited for. It stays first in its lane.
+        .with_for_update(skip_locked=True)
     )
-    token = uuid4().hex
-    claimed = session.connection().execute(
+    if not (positions := connection.execute(due).scalars().all()):
+        return []
+    claimed = connection.execute(
         update(_DELIVERIES)
-        .where(columns.position.in_(due))
+        .where(columns.position.in_(positions))
         .values(
             state="in_flight",
             next_at=now + LEASE,
-            lease_token=token,
+            lease_token=uuid4().hex,
             first_attempt_at=func.coalesce(columns.first_attempt_at, now),
         )
         .returning(*(columns[field.name] for field in fields(Claim)))
@@ -279,13 +283,3 @@ def prune(
     ended = _DELIVERIES.c.next_at.is_(None) & (_DELIVERIES.c.created_at < deliveries_before)
     old = delete(_DELIVERIES).where(ended & (_DELIVERIES.c.state != "paused"))
     return connection.execute(attempts).rowcount, connection.execute(old).rowcount
-
-
-def _insert_new(session: Session, key: Column[Any], rows: list[dict[str, Any]]) -> int:
-    """Insert the rows whose key is new; returns how many."""
-    if not rows:
-        return 0
-    connection = session.connection()
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    query = dialect.insert(key.table).on_conflict_do_nothing(index_elements=[key])
-    return len(connection.execute(query.returning(key), rows).all())

@@ -55,9 +55,12 @@ def open_in(
 
 
 def decide(engine: Engine, hold_id: str, status: str, now: datetime) -> None:
-    """Keeps what a person decided: "approved" or "rejected"."""
+    """Keeps what a person decided: "approved" or "rejected". Of two who decide, the first counts:
+    ConfigInvalid tells the other."""
     with transaction(engine) as session:
         hold = session.get_one(HoldRow, hold_id, with_for_update=True)
+        if hold.status != "open":
+            raise ConfigInvalid(f"hold {hold_id} is {hold.status} meanwhile", ["and stays so"])
         hold.status, hold.decided_at = status, now
 
 

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import SQLAlchemyError
-from sqlmodel import Session
+from sqlmodel import Session, select
 
 from worker import clock
-from worker.errors import StoreBusy
-from worker.state.database import transaction
+from worker.errors import StocktakeError, StoreBusy
+from worker.state.database import insert_new, transaction
+from worker.state.delivery_tables import table_of
 from worker.state.tables import LeaseRow
 
 log = logging.getLogger(__name__)
 
 LIFE: Final = timedelta(seconds=90)
 _RENEW_S: Final = 20.0
+_NAME: Final = table_of(LeaseRow).c.name
 
 
 @contextmanager
@@ -44,17 +45,37 @@ def lease(engine: Engine, name: str, floor: int = 0) -> Iterator[int]:
         _release(engine, name, fence)
 
 
+def holders(session: Session, now: datetime) -> list[tuple[str, str]]:
+    """The leases that are held, each with who holds it."""
+    # These columns alone: an older store may lack others.
+    query = select(LeaseRow.name, LeaseRow.owner, LeaseRow.expires_at).order_by(LeaseRow.name)
+    return [
+        (name, _shown(owner))
+        for name, owner, expires_at in session.exec(query)
+        if owner and expires_at and _is_held(owner, expires_at, now)
+    ]
+
+
+def fences(session: Session) -> dict[str, int]:
+    """How often each thing was leased."""
+    return {row.name: row.fence for row in session.exec(select(LeaseRow))}
+
+
+def _is_held(owner: str, expires_at: datetime, now: datetime) -> bool:
+    return expires_at > now and not _dead(owner)
+
+
 def _take(engine: Engine, name: str, floor: int, now: datetime) -> int:
     with transaction(engine) as session:
-        row = session.get(LeaseRow, name, with_for_update=True) or LeaseRow(name=name)
-        if row.owner and row.expires_at and row.expires_at > now and not _dead(row.owner):
+        insert_new(session, _NAME, [{"name": name, "fence": 0}])
+        row = session.get_one(LeaseRow, name, with_for_update=True)
+        if row.owner and row.expires_at and _is_held(row.owner, row.expires_at, now):
             raise StoreBusy(
                 f"{name} is under way in {_shown(row.owner)}; try again later",
                 (row.expires_at - now).total_seconds(),
             )
         row.owner, row.expires_at = _owner(), now + LIFE
         row.fence = max(row.fence, floor) + 1
-        session.add(row)
         return row.fence
 
 
@@ -64,7 +85,7 @@ def _renew(engine: Engine, name: str, fence: int, done: threading.Event) -> None
             with transaction(engine) as session:
                 if row := _held(session, name, fence):
                     row.expires_at = clock.now() + LIFE
-        except SQLAlchemyError as error:
+        except StocktakeError as error:
             # Time enough for the next try; and the fence guards a lease that was lost meanwhile.
             log.warning("lease name=%r error=%r", name, str(error))
 

@@ -3,15 +3,18 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Engine
 from sqlmodel import Session, col, delete, select
 
 from worker.errors import ConfigInvalid
 from worker.findings import Run
-from worker.state.database import transaction
+from worker.state.database import transaction, upsert
+from worker.state.delivery_tables import table_of
 from worker.state.tables import RunRow
+
+_RUN: Final = table_of(RunRow).c.run_id
 
 
 def record(engine: Engine, done: Iterable[Run]) -> None:
@@ -22,8 +25,7 @@ def record(engine: Engine, done: Iterable[Run]) -> None:
 
 def record_in(session: Session, done: Iterable[Run]) -> None:
     """Like `record`, as part of a transaction."""
-    for run in done:
-        session.merge(_row(run))
+    upsert(session, _RUN, [_row(run).model_dump() for run in done])
 
 
 def recent(engine: Engine, source: str | None = None, limit: int | None = None) -> Sequence[RunRow]:

@@ -3,23 +3,28 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from typing import Final
 
 from sqlalchemy import Engine
 from sqlmodel import Session, select
 
 from worker.findings import Accepted
 from worker.settings import Source
-from worker.state.database import transaction
+from worker.state.database import insert_new, transaction
+from worker.state.delivery_tables import table_of
 from worker.state.tables import SourceState
+
+_SOURCE: Final = table_of(SourceState).c.source
 
 
 def known(engine: Engine, source: Source) -> SourceState:
     """The state of `source`, made if it was never seen."""
     with transaction(engine) as session:
         row = session.get(SourceState, source.name)
-        if row is None:
-            row = SourceState(source=source.name, dialect=source.dialect)
-            session.add(row)
+        if row is None:  # another process may find the same at this moment
+            new = SourceState(source=source.name, dialect=source.dialect)
+            insert_new(session, _SOURCE, [new.model_dump()])
+            row = session.get_one(SourceState, source.name)
         return row
 
 

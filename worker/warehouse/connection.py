@@ -1,18 +1,20 @@
 """Opens the store under the warehouse lock, and brings its schema up to date."""
 
+import os
 import re
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import duckdb
 
-from worker.errors import StoreBusy, StoreNewer, StoreUnusable
+from worker import __version__
+from worker.errors import StoreBusy, StoreNewer, StoreOlder, StoreUnusable
 from worker.locks import lock
 from worker.warehouse import sql
 
@@ -39,11 +41,14 @@ def locked(private_dir: Path, patience_s: float = PATIENCE_S) -> Iterator[None]:
 
 
 def connect(path: Path, now: datetime, patience_s: float = PATIENCE_S) -> duckdb.DuckDBPyConnection:
-    """A connection to the store at `path`, made if missing; call it under the lock."""
+    """A connection to the store at `path`, made if missing; call it under the lock.
+
+    StoreOlder or StoreNewer, and nothing changed, where it has another schema.
+    """
     connection = _patiently(path, patience_s)
     try:
         connection.execute("set TimeZone = 'UTC'")  # needs icu, which is loaded with the first use
-        _migrate(connection, path, now)
+        _check(connection, path, now)
     except BaseException:
         connection.close()
         raise
@@ -57,12 +62,21 @@ def copy(path: Path, target: Path) -> None:
     had it open in DuckDB would drop DuckDB's own lock (DESIGN, section 11).
     """
     shutil.copyfile(path, target)
-    wal = _wal_of(path)
+    wal = wal_of(path)
     if wal.exists():  # a process died before its checkpoint: its last commits are in there
-        shutil.copyfile(wal, _wal_of(target))
+        shutil.copyfile(wal, wal_of(target))
 
 
-def _wal_of(path: Path) -> Path:
+def to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a directory, would survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def wal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.wal")
 
 
@@ -92,15 +106,49 @@ def _settings(private_dir: Path) -> dict[str, str | bool | int | float | list[st
     }
 
 
-def _migrate(connection: duckdb.DuckDBPyConnection, path: Path, now: datetime) -> None:
+def settle(path: Path, patience_s: float = PATIENCE_S) -> None:
+    """Moves what a process that died left in the log of the store into the file itself; call it
+    under the lock. Its schema does not matter."""
+    _patiently(path, patience_s).close()
+
+
+def migrate(path: Path, now: datetime, patience_s: float = PATIENCE_S) -> int:
+    """Brings the store at `path` to this schema, in one transaction, and returns which one it had;
+    call it under the lock."""
+    with closing(_patiently(path, patience_s)) as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        version = _version(connection)
+        _refuse_newer(connection, path, version)
+        if version < SCHEMA_VERSION:
+            _bring_up(connection, version, now)
+        return version
+
+
+def schema_of(path: Path, patience_s: float = PATIENCE_S) -> int:
+    """The schema of the store at `path`, which is there; 0 if nothing is in it. StoreNewer where it
+    is too new. Call it under the lock."""
+    with closing(_patiently(path, patience_s)) as connection:
+        version = _version(connection)
+        _refuse_newer(connection, path, version)
+        return version
+
+
+def _check(connection: duckdb.DuckDBPyConnection, path: Path, now: datetime) -> None:
     version = _version(connection)
+    _refuse_newer(connection, path, version)
+    if version == 0:
+        _bring_up(connection, version, now)
+    elif version < SCHEMA_VERSION:
+        raise StoreOlder(str(path), version, SCHEMA_VERSION)
+
+
+def _refuse_newer(connection: duckdb.DuckDBPyConnection, path: Path, version: int) -> None:
     if version > SCHEMA_VERSION:
-        raise StoreNewer(
-            f"{path} was written by a newer stocktake (schema {version}, this one knows "
-            f"{SCHEMA_VERSION}); upgrade stocktake"
-        )
-    if version == SCHEMA_VERSION:
-        return
+        writer = connection.execute(sql.statement("select_writer")).fetchone()
+        raise StoreNewer(str(path), writer[0] if writer else None, version, SCHEMA_VERSION)
+
+
+def _bring_up(connection: duckdb.DuckDBPyConnection, version: int, now: datetime) -> None:
     connection.execute("begin")
     for number, text in sql.migrations():
         if number > version:
@@ -108,18 +156,24 @@ def _migrate(connection: duckdb.DuckDBPyConnection, path: Path, now: datetime) -
     for text in sql.views():
         connection.execute(text)
     if version == 0:
-        values = {"store_id": f"st_{secrets.token_hex(12)}", "now": now, "version": SCHEMA_VERSION}
+        values = {"store_id": new_id(), "now": now, "version": SCHEMA_VERSION}
         connection.execute(sql.statement("insert_store"), values)
-    connection.execute(sql.statement("set_schema_version"), {"version": SCHEMA_VERSION})
+    written = {"version": SCHEMA_VERSION, "written_by": __version__}
+    connection.execute(sql.statement("set_schema_version"), written)
     connection.execute("commit")
+
+
+def new_id() -> str:
+    """A random name for a store."""
+    return f"st_{secrets.token_hex(12)}"
 
 
 def _version(connection: duckdb.DuckDBPyConnection) -> int:
     try:
-        row = connection.execute(sql.statement("select_store")).fetchone()
+        row = connection.execute(sql.statement("select_schema")).fetchone()
     except duckdb.CatalogException:
         return 0  # a new file
-    return int(row[1]) if row else 0
+    return int(row[0]) if row else 0
 
 
 def _first_line(error: Exception) -> str:

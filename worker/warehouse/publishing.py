@@ -90,20 +90,12 @@ def _load(copy: duckdb.DuckDBPyConnection, table: str, documents: Rows, scratch:
 def _replace(fresh: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     fresh.chmod(0o444)
-    _to_disk(fresh)
+    connection.to_disk(fresh)
     # A reader that opened the old copy read-write and died leaves a .wal, which DuckDB would
     # replay onto the new file without a word.
     target.with_name(f"{target.name}.wal").unlink(missing_ok=True)
     os.replace(fresh, target)
-    _to_disk(target.parent)
-
-
-def _to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    connection.to_disk(target.parent)
 
 
 def _discard(fresh: Path) -> None:

@@ -33,8 +33,12 @@ class Store:
         return int(self._ledger("")["last_sequence"])
 
     def fence(self, source: str) -> int:
-        """The newest lease that committed for `source`."""
+        """The newest lease of `source`."""
         return int(self._ledger(source)["fence"])
+
+    def take(self, source: str, fence: int) -> None:
+        """From now on no older lease of `source` commits, even if the state store is lost."""
+        self._run("take_fence", source=source, fence=fence)
 
     def events(self, after: int, limit: int = 10_000) -> list[Event]:
         """Events with a sequence above `after`, in order."""
@@ -71,10 +75,8 @@ class Store:
 
     def unseen_since(self, source: str, ids: Sequence[str], decided_at: datetime) -> list[str]:
         """Those of `ids` that nobody saw after `decided_at`."""
-        result = self._rows(
-            "select_unseen_since", source=source, ids=list(ids), decided_at=decided_at
-        )
-        return [row["id"] for row in result]
+        found = self._rows("select_unseen_since", source=source, ids=[*ids], decided_at=decided_at)
+        return [row["id"] for row in found]
 
     def remembered(
         self, source: str, scope: str, decided: Sequence[str], *, deleted: bool
@@ -187,8 +189,7 @@ class Store:
         }
 
     def _with_installs_gone(self, source: str) -> dict[str, Any]:
-        sizes = self._run("select_account_sizes", source=source).fetchall()
-        return {"account_sizes": dict(sizes)}
+        return {"account_sizes": dict(self._run("select_account_sizes", source=source).fetchall())}
 
     def _pairs(self, kind: Kind, source: str) -> Iterator[Pair]:
         type_: type[Install] | type[Integration] = Install if kind == "install" else Integration

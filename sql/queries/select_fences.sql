@@ -1,0 +1,2 @@
+-- The newest lease of each source.
+select source, fence from private.fences

@@ -1,0 +1,2 @@
+-- Which schema the store has.
+select schema_version from private.store
