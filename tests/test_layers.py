@@ -19,7 +19,7 @@ LAYERS: Mapping[str, str] = {
     "edges": "broker budget client clock locks sender spool state warehouse",
     "shell": "admission aftermath backup checking daemon deliver due harvest health holding "
     "knowledge probing prune publishing relay restore supervising sync upkeep walking",
-    "entry": "app cli demo leash logs playground queues tasks ticks watch",
+    "entry": "app cli demo fallback leash logs playground queues tasks ticks watch",
     "sandbox": "sandbox",
 }
 MAY_IMPORT: Mapping[str, set[str]] = {
@@ -47,7 +47,7 @@ PURE = {
 WORLD = {"open", "input", "print", "now", "today", "utcnow", "getenv", "sleep"}
 # Who may import a library at all; all others may import the names in TYPES alone.
 OWNERS: Mapping[str, set[str]] = {
-    "celery": {"app", "queues", "tasks", "ticks"},
+    "celery": {"app", "fallback", "queues", "tasks", "ticks"},
     "duckdb": {"warehouse"},
     "httpcore": {"sender"},
     "httpx": {"client", "sender"},

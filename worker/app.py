@@ -1,13 +1,20 @@
 """The application of `celery -A worker.app`, set up by the configuration file that is found."""
 
 import _thread
+import logging
 import sys
 from threading import Event
 from typing import Any
 
-from celery.signals import setup_logging, worker_ready, worker_shutting_down  # noqa: TID251 - an entry module
+from celery.signals import (  # noqa: TID251 - an entry module
+    celeryd_after_setup,
+    setup_logging,
+    worker_ready,
+    worker_shutting_down,
+)
 
 from worker.errors import ConfigInvalid
+from worker.fallback import look_after
 from worker.logs import configure
 from worker.queues import application
 from worker.settings import Settings, environment, find, load
@@ -36,6 +43,20 @@ app = application(settings, stop)
 def log_as_configured(**_: Any) -> None:
     """Celery leaves logging alone where somebody answers this signal."""
     configure(settings.log.format, settings.log.level)
+    logging.getLogger("celery.beat").addFilter(_in_one_line)
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    # While the broker is away beat would show a traceback and a stack at every tick.
+    if isinstance(record.args, tuple) and str(record.msg).startswith("Message Error: %s"):
+        record.msg, record.args, record.exc_info = "tick error=%s", record.args[:1], None
+    return True
+
+
+@celeryd_after_setup.connect
+def work_without_a_broker(**_: Any) -> None:
+    """A worker is not ready before it has a broker, and what is due cannot wait for that."""
+    look_after(app, app.amqp.queues.consume_from, stop)
 
 
 @worker_ready.connect

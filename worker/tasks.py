@@ -9,6 +9,7 @@ from celery import Celery  # noqa: TID251 - an entry module
 from kombu.exceptions import OperationalError
 
 from worker.errors import StocktakeError
+from worker.fallback import Round
 from worker.settings import Settings
 
 SYNC, DELIVER, PRUNE = "stocktake.sync", "stocktake.deliver", "stocktake.prune"
@@ -24,7 +25,7 @@ def register(app: Celery, settings: Settings, stop: Event) -> None:
     # DuckDB and the HTTP clients, and nothing of them is open in a process that forks.
     # `shared` would give these tasks, with these settings, to every other application as well.
 
-    @app.task(name=SYNC, shared=False)
+    @app.task(name=SYNC, shared=False, base=Round)
     def sync() -> None:
         from worker.due import sync_due
 
@@ -32,14 +33,14 @@ def register(app: Celery, settings: Settings, stop: Event) -> None:
             if sync_due(settings, stop):
                 wake(app, DELIVER)
 
-    @app.task(name=DELIVER, shared=False)
+    @app.task(name=DELIVER, shared=False, base=Round)
     def deliver() -> None:
         from worker.deliver import deliver_due
 
         with _refusal_logged(DELIVER):
             deliver_due(settings, stop)
 
-    @app.task(name=PRUNE, shared=False)
+    @app.task(name=PRUNE, shared=False, base=Round)
     def prune_old() -> None:
         from worker.prune import prune_due
 
