@@ -49,3 +49,11 @@ def state_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         return
     with request.getfixturevalue("postgres").store() as url:
         yield url
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Shows the figures that tests have recorded, passed or failed."""
+    for report in (each for kind in ("passed", "failed") for each in
+                   terminalreporter.getreports(kind) if each.when == "call"):  # fmt: skip
+        for name, figures in report.user_properties:
+            terminalreporter.write_line(f"{report.nodeid.partition('::')[2]} {name}: {figures}")

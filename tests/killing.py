@@ -27,12 +27,14 @@ UP = (*STOCKTAKE, "up")
 OFTEN = '\n[schedule]\nincremental = "1s"\nfull = "1h"\ndeliver = "1s"\n'
 
 
-def wait_for(look: Callable[[], object], patience_s: float = HANG_S, what: str = "") -> float:
+def wait_for(
+    look: Callable[[], object], patience_s: float = HANG_S, what: str = "", every_s: float = 0.02
+) -> float:
     """Until `look` sees it; says how many seconds that took."""
     began = time.monotonic()
     while not look():
         assert time.monotonic() < began + patience_s, f"it never came to that: {what or look}"
-        time.sleep(0.02)
+        time.sleep(every_s)
     return time.monotonic() - began
 
 

@@ -4,31 +4,21 @@ import json
 import signal
 import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
-from typing import Any
 
-import msgspec
 import pytest
-from platforms import World, source_rows
-from sqlalchemy import text
+from reckoning import check_deliveries, check_snapshot, check_store
+from weather import KINDS, NOTHING_IS_HELD
 
-from worker import warehouse
 from worker.playground import Playground, playground
-from worker.sandbox.gestal_world import GestalWorld
 from worker.sandbox.world import mutate
 from worker.settings import Settings, load
-from worker.state import connect_state
-from worker.warehouse import connection
 
 WRITES = "worker.warehouse.store._run"
 OTHERS = 40  # of each kind of sync
-# No purges: a workspace that loses all its installs at once would be held.
-KINDS = {"farm": GestalWorld().kinds, "voice": ("install", "upgrade", "update", "uninstall")}
 CRASHER = Path(__file__).with_name("crasher.py")
 Run = Callable[[str, str, str | None], tuple[int, list[str]]]
 
@@ -56,9 +46,8 @@ def crasher(config: Path) -> Iterator[Run]:
 
 
 def configured(folder: Path, running: Playground) -> Settings:
-    guard = "[deletion_guard]\nmin_rows = 100000\nmax_share = 1.0\nmax_count = 100000\n"
     config = folder / "stocktake.toml"
-    config.write_text(f"{guard}{running.config}")
+    config.write_text(f"{NOTHING_IS_HELD}{running.config}")
     return load(config, {})
 
 
@@ -67,67 +56,6 @@ def chosen(random: Random, steps: list[str]) -> list[str]:
     writes = [step for step in steps if step.startswith(WRITES)]
     others = [step for step in steps if not step.startswith(WRITES)]
     return random.sample(writes, len(writes)) + random.sample(others, OTHERS)
-
-
-# Installs whose newest event, or whose kept revisions, do not lead to what the snapshot says. All
-# that makes an install active, or ends it, is told; a change of one that is deleted is not.
-TORN = """
-    with newest as (
-        select
-            install_id,
-            max(revision) as revision,
-            arg_max(after->>'state', sequence) as state
-        from events where install_id is not null group by all
-    ),
-    superseded as (select install_id, count(*) as kept from install_revisions group by all)
-    select install_id
-    from installs
-    left join newest using (install_id)
-    left join superseded using (install_id)
-    where
-        (installs.state = 'active' and newest.revision is distinct from installs.revision)
-        or newest.state <> installs.state
-        or coalesce(superseded.kept, 0) <> installs.revision - 1
-"""
-
-
-def check_store(settings: Settings) -> None:
-    """It opens; no event is missing, or there twice; snapshot, history and events agree."""
-    with connection.connect(settings.store_path, datetime.now(UTC)) as store:
-        events = store.execute("select sequence, event_id from events order by all").fetchall()
-        torn = store.execute(TORN).fetchall()
-    assert [sequence for sequence, _ in events] == list(range(1, len(events) + 1))
-    assert len({id for _, id in events}) == len(events)
-    assert torn == []
-
-
-def check_snapshot(settings: Settings, world: World) -> None:
-    """The snapshot is the source row by row, and the newest event of each install says the same."""
-    live = {id: row for id, row in source_rows(world).items() if not row.get("deletedAt")}
-    kept = asked(settings, "select install_id, payload from active_installs")
-    assert {id: msgspec.json.decode(payload) for id, payload in kept} == live
-    told = asked(
-        settings,
-        "select install_id, arg_max(after->>'state', sequence), arg_max(after->'payload', sequence)"
-        " from events where install_id is not null group by all",
-    )
-    rows = {id: msgspec.json.decode(row) for id, state, row in told if state == "active"}
-    assert rows == live
-
-
-def check_deliveries(settings: Settings) -> None:
-    """Every event that is no baseline is one delivery."""
-    events = [id for (id,) in asked(settings, "select event_id from events where not baseline")]
-    engine = connect_state(settings)
-    with engine.connect() as state:
-        made = Counter(state.execute(text("select event_id from deliveries")).scalars())
-    engine.dispose()
-    assert {id: n for id, n in made.items() if id.startswith("evt_")} == dict.fromkeys(events, 1)
-
-
-def asked(settings: Settings, query: str) -> tuple[tuple[Any, ...], ...]:
-    """What analysts get."""
-    return warehouse.ask(settings.published_path, query).rows
 
 
 @pytest.mark.parametrize("mode", ["full", "incremental"])
@@ -152,5 +80,5 @@ def test_a_sync_that_is_killed_at_any_step_loses_and_doubles_nothing(
             # The first may go on with an interrupted walk, the second begins anew.
             assert [run(source, "full", None)[0] for _ in range(2)] == [0, 0]
         check_store(settings)
-        check_snapshot(settings, world)
+        check_snapshot(settings, world, source)
         check_deliveries(settings)

@@ -1,0 +1,135 @@
+"""A daemon in any weather, with processes killed at random: nothing lost, doubled or made up."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+from time import monotonic
+
+import pytest
+from killing import HANG_S, Daemon, Killer, daemon, wait_for
+from reckoning import as_figures, check_deliveries, check_store, reckoned, untold
+from sqlalchemy import text
+from weather import Weather, weather
+
+from worker.settings import Settings, load
+from worker.state import connect_state
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc").is_dir(), reason="the processes are found in /proc"),
+]
+
+SCHEDULE = '[schedule]\nincremental = "1s"\nfull = "5s"\ndeliver = "1s"\n'
+ROLES = ("sync", "sync", "sync", "deliver", "deliver", "beat", "broker", "up")
+Show = Callable[[str, object], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How long and how hard it blows. `always`: the receiver fails at retries as well."""
+
+    kills: int
+    frozen_s: float
+    installs: int
+    every_s: float
+    always: bool
+
+
+SHORT = Form(kills=60, frozen_s=20, installs=40, every_s=0.4, always=False)
+FULL = Form(kills=300, frozen_s=40, installs=200, every_s=0.4, always=True)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One with a short name: the path of a socket has about 100 bytes."""
+    with TemporaryDirectory(prefix="up") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        pytest.param(SHORT, marks=pytest.mark.chaos, id="short"),
+        pytest.param(FULL, marks=pytest.mark.soak, id="full"),
+    ],
+)
+def test_whoever_is_killed_in_any_weather_nothing_is_lost_doubled_or_made_up(
+    form: Form, folder: Path, record_property: Show
+) -> None:
+    seed = int(os.environ.get("CHAOS_SEED", "1"))
+    killer = Killer(Random(seed))
+    with weather(seed, form.installs, always=form.always) as around:
+        with daemon(folder, SCHEDULE + around.config) as up:
+            settings = load(folder / "stocktake.toml", {})
+            wait_for(lambda: len(around.flaky.arrivals) >= 2, what="both baselines")
+            began = monotonic()
+            with around.blowing(form.every_s):
+                while killer.total < form.kills:
+                    strike(killer, up, around)
+                killer.freeze("broker", alive(up, "broker"), form.frozen_s)
+            seconds = monotonic() - began
+            around.flaky.well = True
+            caught_up_s = settle(settings, around)
+            assert up.stop() == 0
+            assert "Traceback" not in up.log
+        wrong, sizes = reckoned(settings, around, killer.at)
+    check_store(settings)
+    check_deliveries(settings)
+    figures = {"seed": seed, "seconds": round(seconds), "killed": dict(killer.killed)}
+    figures |= {"frozen": dict(killer.frozen), "caught_up_s": round(caught_up_s)}
+    record_property("chaos", {**figures, **as_figures(wrong, sizes)})
+    assert set(as_figures(wrong, {}).values()) == {0}, wrong
+    assert sizes["delivered"] >= form.kills  # there was something to lose
+
+
+def strike(killer: Killer, up: Daemon, around: Weather) -> None:
+    """Kills somebody, half of the time in the middle of what they do."""
+    role = killer.random.choice(ROLES)
+    pid = alive(up, role)
+    if killer.random.random() < 0.7:
+        await_work(role, around)
+    killer.pause(0.3 if role in ("sync", "deliver") else 1.0)
+    killer.kill(role, pid)
+    if role == "up":
+        up.again()
+    # Whoever dies again and again is started later and later; there must be work in between.
+    killer.pause(1.5)
+
+
+def alive(up: Daemon, role: str) -> int:
+    """The process of that role, once it runs."""
+    wait_for(lambda: role in up.parts(), what=role)
+    return up.parts()[role]
+
+
+def await_work(role: str, around: Weather) -> None:
+    """Until a walk, or a delivery, has just begun; not for long: there may be nothing to do."""
+
+    def count() -> int:
+        requests = around.running.server.requests
+        return len(around.flaky.arrivals) if role == "deliver" else sum(map(len, requests.values()))
+
+    before, until = count(), monotonic() + 3
+    wait_for(lambda: count() > before or monotonic() > until)
+
+
+def settle(settings: Settings, around: Weather) -> float:
+    """Until the daemon, by itself, has the snapshot equal to the source and everything delivered;
+    the claims of a deliverer that was killed have to lapse first."""
+    engine = connect_state(settings)
+
+    def is_done() -> bool:
+        with engine.connect() as state:
+            query = "select count(*) from deliveries where state in ('pending', 'in_flight')"
+            waiting = state.execute(text(query)).scalar_one()
+        return not waiting and not any(
+            untold(settings, world, name) for name, world in around.worlds.items()
+        )
+
+    try:
+        return wait_for(is_done, 5 * HANG_S, "all is told and delivered", every_s=0.5)
+    finally:
+        engine.dispose()
