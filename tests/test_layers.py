@@ -18,8 +18,9 @@ LAYERS: Mapping[str, str] = {
     "schedule walk webhooks",
     "edges": "broker budget client clock locks sender spool state warehouse",
     "shell": "admission aftermath backup checking daemon deliver due harvest health holding "
-    "knowledge probing prune publishing relay restore supervising sync upkeep walking",
-    "entry": "app cli demo fallback leash logs playground queues tasks ticks watch",
+    "knowledge metrics probing prune publishing relay restore supervising sync upkeep "
+    "walking",
+    "entry": "app cli demo exporter fallback leash logs playground queues tasks ticks watch",
     "sandbox": "sandbox",
 }
 MAY_IMPORT: Mapping[str, set[str]] = {
@@ -52,6 +53,7 @@ OWNERS: Mapping[str, set[str]] = {
     "httpcore": {"sender"},
     "httpx": {"client", "sender"},
     "kombu": {"queues", "tasks"},
+    "prometheus_client": {"exporter", "metrics"},
     "redis": {"checking"},
     "rich": {"cli"},
     "sqlalchemy": {"state"},

@@ -7,11 +7,11 @@ from typing import Final
 from sqlalchemy import Engine
 
 from worker import clock, outcomes
-from worker.findings import Plan, Run
+from worker.findings import Brief, Plan, Run
 from worker.relay import Log, announce, announce_in, cursor, register, unannounced
 from worker.relay import relay as relay_events
 from worker.settings import Settings, Source
-from worker.state import holds, runs, sources, transaction
+from worker.state import holds, runs, sources, tallies, transaction
 from worker.state.tables import SourceState
 from worker.warehouse import Store
 from worker.webhooks import notice_id
@@ -70,10 +70,17 @@ def record(
 
 
 def conclude(
-    settings: Settings, engine: Engine, source: Source, done: Sequence[Run], *, whole: bool
+    settings: Settings,
+    engine: Engine,
+    source: Source,
+    done: Sequence[Run],
+    *,
+    whole: bool,
+    brief: Brief,
+    requests: int,
 ) -> None:
     """Keeps how the sync ended (`whole`: of all listings), and tells when a source keeps failing
-    or has recovered."""
+    or has recovered. `brief` is what the store knows after it."""
     now, failed = clock.now(), outcomes.failed(done)
     limited = any(run.outcome == "rate_limited" for run in done)
     before = sources.known(engine, source).failures
@@ -98,3 +105,4 @@ def conclude(
             data = {"source": source.name, "failures": after or before, "errors": errors}
             id = notice_id(done[0].run_id, type_)
             announce_in(session, settings.endpoints, id, type_, source.name, data, now)
+        tallies.count_sync(session, source.name, done, brief, requests, now)

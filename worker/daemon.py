@@ -1,4 +1,4 @@
-"""What the daemon consists of: a broker if none is configured, two workers and beat (DAEMON)."""
+"""What the daemon consists of: a broker if none is configured, two workers, beat, metrics."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -55,7 +55,12 @@ def programs(settings: Settings) -> list[Program]:
         Program("sync", (*worker, "-Q", "sync", "-n", "sync@%h")),
         Program("deliver", (*worker, "-Q", "deliver", "-n", "deliver@%h")),
         Program("beat", (*celery, "beat")),
+        *([_metrics()] if settings.metrics.listen else []),
     ]
+
+
+def _metrics() -> Program:
+    return Program("metrics", (sys.executable, "-m", "worker.exporter"))
 
 
 def _broker(path: Path) -> Program:

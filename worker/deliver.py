@@ -17,7 +17,7 @@ from worker.errors import StoreBusy, StoreUnusable
 from worker.outbound import Attempt, Claim, Health, Settled
 from worker.sender import Sender
 from worker.settings import Endpoint, Settings
-from worker.state import deliveries, opened
+from worker.state import deliveries, opened, tallies
 from worker.state.database import transaction
 from worker.upkeep import migrate
 
@@ -61,8 +61,9 @@ def deliver(
     asyncio.run(_work(desk, post, stop, wait_s, now))
     done = desk.result()
     if desk.settled:
-        facts = " ".join(f"{name}={count}" for name, count in asdict(done).items())
-        log.info("deliver %s seconds=%.2f", facts, (now() - began).total_seconds())
+        level = logging.WARNING if done.failed or done.dead else logging.INFO
+        seconds = round((now() - began).total_seconds(), 3)
+        log.log(level, "deliver", extra={"facts": asdict(done) | {"seconds": seconds}})
     return done
 
 
@@ -144,6 +145,7 @@ class _Desk:
             ended, after = _judge(attempts, before, now, self._jitter)
 
             deliveries.finish(session, ended, now)
+            tallies.count_attempts(session, ended)
             for name in after:
                 if after[name] != before[name]:
                     self._keep(session, name, before[name], after[name], now)

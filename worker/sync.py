@@ -22,7 +22,7 @@ from worker.client import Client
 from worker.findings import Brief, Harvest, Known, Limits, Pair, Plan, Run
 from worker.harvest import Field, Reaped
 from worker.knowledge import Knowledge
-from worker.models import Mode
+from worker.models import Mode, Outcome
 from worker.outcomes import joined, run_of
 from worker.planning import Policy
 from worker.settings import Settings, Source
@@ -33,6 +33,10 @@ from worker.warehouse import Store
 log = logging.getLogger(__name__)
 
 _NEVER_LATE: Final = 2**62  # a dry run takes no lease, and works on a copy of the store
+_LEVELS: Final[Mapping[Outcome, int]] = {
+    "ok": logging.INFO, "unchanged": logging.INFO, "failed": logging.ERROR,
+    "held": logging.WARNING, "partial": logging.WARNING, "rate_limited": logging.WARNING,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,15 @@ def _sync(work: Work, brief: Brief) -> tuple[Synced, Brief]:
         runs = [joined(run, second[run.scope]) if run.scope in second else run for run in runs]
     if not work.wish.dry_run:
         whole = not work.wish.scopes
-        aftermath.conclude(work.settings, work.engine, work.source, runs, whole=whole)
+        aftermath.conclude(
+            work.settings,
+            work.engine,
+            work.source,
+            runs,
+            whole=whole,
+            brief=brief,
+            requests=work.client.requests,
+        )
     _log(work, runs, time.monotonic() - began)
     return Synced(tuple(runs), tuple(plans)), brief
 
@@ -258,12 +270,15 @@ def _scopes_to_confirm(work: Work, plan: Plan, runs: Sequence[Run]) -> list[str]
 
 
 def _log(work: Work, runs: Sequence[Run], seconds: float) -> None:
-    dry = " dry_run=true" if work.wish.dry_run else ""
     for run in runs:
-        log.info(
-            "sync source=%s scope=%s mode=%s outcome=%s certificate=%s requests=%d seen=%d "
-            "events=%d held=%d suspects=%d seconds=%.2f%s%s",
-            run.source, run.scope, run.mode, run.outcome, run.certificate, run.requests, run.seen,
-            sum(run.counts.values()), run.held, run.suspects, seconds, dry,
-            f" error={run.error!r}" if run.error else "",
-        )  # fmt: skip
+        facts = {
+            "source": run.source, "scope": run.scope, "mode": run.mode, "outcome": run.outcome,
+            "certificate": run.certificate, "requests": run.requests, "pages": run.pages,
+            "seen": run.seen, "events": sum(run.counts.values()), "held": run.held,
+            "suspects": run.suspects, "seconds": round(seconds, 3),
+        }  # fmt: skip
+        if work.wish.dry_run:
+            facts["dry_run"] = True
+        if why := run.error or run.reason:
+            facts["error" if run.error else "reason"] = why
+        log.log(_LEVELS[run.outcome], "sync", extra={"facts": facts})

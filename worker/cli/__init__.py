@@ -4,7 +4,17 @@ import sys
 from collections.abc import Sequence
 from threading import Event
 
-from worker.cli import deciding, endpoints, following, keeping, looking, running, syncing, trying
+from worker.cli import (
+    deciding,
+    endpoints,
+    following,
+    keeping,
+    looking,
+    running,
+    serving,
+    syncing,
+    trying,
+)
 from worker.cli.context import app
 from worker.errors import StocktakeError
 
@@ -17,6 +27,7 @@ __all__ = [
     "looking",
     "main",
     "running",
+    "serving",
     "syncing",
     "trying",
 ]
