@@ -1,13 +1,18 @@
 """What a monitor is told: every metric by its name, counted where it is recorded."""
 
 import logging
+import signal
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import msgspec
@@ -24,7 +29,7 @@ from worker import __version__, clock, metrics, prune
 from worker.deliver import Delivered, deliver
 from worker.exporter import Server, answer
 from worker.findings import Proposal
-from worker.playground import SECRET
+from worker.playground import SECRET, playground
 from worker.sandbox.faults import Fault
 from worker.sandbox.receiver import Receiver
 from worker.sandbox.seeding import aeontel_world, gestal_world
@@ -54,6 +59,9 @@ KNOWN = {
     "stocktake_build_info": ("gauge", {"version"}),
 }
 AT_ONCE = timedelta()
+HANG_S = 60.0  # how long a broken program may block a test
+COMMAND = (sys.executable, "-c", "from worker.cli import main; main()")
+OFTEN = '[schedule]\nincremental = "1s"\nfull = "1h"\ndeliver = "1s"\n'
 
 
 class Told:
@@ -455,3 +463,112 @@ def test_the_metrics_are_in_the_format_that_is_asked_for(taken: Stocktake) -> No
     assert said.body.endswith(b"# EOF\n")
     plain = generate_latest(metrics.registry(taken.settings, taken.engine))
     assert plain.count(b"# TYPE ") == len(KNOWN)
+
+
+# Processes
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """One with a short name: the path of a socket has about 100 bytes."""
+    with TemporaryDirectory(prefix="metrics") as folder:
+        yield Path(folder)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(folder: Path, command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command of `stocktake` in a folder, ended at the end of the block if it is left over."""
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen([*COMMAND, command], cwd=folder, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+def told_at(port: int) -> Told | None:
+    """What a monitor is told at a port; None while nobody answers there."""
+    with closing(HTTPConnection("127.0.0.1", port, timeout=HANG_S)) as connection:
+        try:
+            connection.request("GET", "/metrics")
+        except ConnectionRefusedError:
+            return None
+        response = connection.getresponse()
+        assert response.status == 200
+        return Told(response.read().decode())
+
+
+def wait_for(look: Callable[[], object]) -> None:
+    deadline = time.monotonic() + HANG_S
+    while not look():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_up_serves_what_its_workers_do(folder: Path) -> None:
+    port = free_port()
+    with playground(installs=2) as sandbox:
+        listen = f'[metrics]\nlisten = "127.0.0.1:{port}"\n'
+        (folder / "stocktake.toml").write_text(sandbox.config + OFTEN + listen, "utf-8")
+        with running(folder, "up") as up:
+
+            def all_is_counted() -> bool:
+                if (told := told_at(port)) is None:
+                    return False
+                synced = told("sync_runs_total", source="farm", mode="full", outcome="ok") == 3
+                sent = told("deliveries_total", endpoint="crm", outcome="delivered") == 2
+                return synced and sent
+
+            wait_for(all_is_counted)
+            up.terminate()
+            assert up.wait(HANG_S) == 0
+    assert told_at(port) is None
+    assert b"Traceback" not in (folder / "log").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_without_duckdb_until_it_is_told_to_stop(
+    folder: Path, stop: signal.Signals
+) -> None:
+    port = free_port()
+    with playground(installs=2) as sandbox:
+        listen = f'[metrics]\nlisten = "127.0.0.1:{port}"\n'
+        (folder / "stocktake.toml").write_text(sandbox.config + listen, "utf-8")
+        with running(folder, "metrics") as process:
+            wait_for(lambda: told_at(port))
+            if Path("/proc").is_dir():
+                assert "duckdb" not in Path(f"/proc/{process.pid}/maps").read_text()
+            with socket.create_connection(
+                ("127.0.0.1", port)
+            ):  # says nothing, and is not waited for
+                process.send_signal(stop)
+                assert process.wait(HANG_S) == 0
+    assert (folder / "log").read_bytes() == b""
+
+
+@pytest.mark.slow
+def test_without_an_address_that_can_be_had_it_ends_with_2_and_a_message(folder: Path) -> None:
+    def refused(listen: str) -> str:
+        with playground(installs=0) as sandbox:
+            (folder / "stocktake.toml").write_text(sandbox.config + listen, "utf-8")
+        command = [*COMMAND, "metrics"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, check=False, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        return done.stderr
+
+    assert "[metrics] listen\n  not set" in refused("")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        said = refused(f'[metrics]\nlisten = "127.0.0.1:{port}"\n')
+    assert (
+        said == f"[metrics] listen\n  cannot listen on 127.0.0.1:{port}: Address already in use\n"
+    )

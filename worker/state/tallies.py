@@ -4,10 +4,11 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Final
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import Executable, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Field, Session, SQLModel
 
@@ -124,14 +125,16 @@ def _upsert(session: Session, values: Mapping[Key, float], *, grows: bool) -> No
         {"metric": metric, "labels": labels, "value": value}
         for (metric, labels), value in sorted(values.items())
     ]
-    if not rows:
-        return
     connection = session.connection()
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    query = dialect.insert(_TALLIES)
-    new = query.excluded.value
-    value = _TALLIES.c.value + new if grows else new
-    keys = [_TALLIES.c.metric, _TALLIES.c.labels]
-    connection.execute(
-        query.on_conflict_do_update(index_elements=keys, set_={"value": value}), rows
+    connection.execute(_statement(connection.dialect.name, grows), rows)
+
+
+@cache
+def _statement(dialect: str, grows: bool) -> Executable:
+    insert = (postgresql if dialect == "postgresql" else sqlite).insert(_TALLIES)
+    new = insert.excluded.value
+    statement: Executable = insert.on_conflict_do_update(
+        index_elements=[_TALLIES.c.metric, _TALLIES.c.labels],
+        set_={"value": _TALLIES.c.value + new if grows else new},
     )
+    return statement
