@@ -13,7 +13,7 @@ PACKAGE = Path(worker.__file__).parent
 
 # Every module or package right under worker/ stands in one layer.
 LAYERS: Mapping[str, str] = {
-    "values": "__init__ errors findings models outbound resources settings",
+    "values": "__init__ errors findings models outbound resources schemas settings",
     "core": "absences addresses changes dialects guard outcomes payloads planning routes "
     "schedule walk webhooks",
     "edges": "broker budget client clock locks sender spool state warehouse",

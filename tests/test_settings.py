@@ -493,6 +493,9 @@ def test_http_to_another_machine_needs_allow_http(read: Read) -> None:
         ('headers = { Content-Type = "s3cret" }', "headers: Content-Type is reserved"),
         ('headers = { Webhook-Id = "s3cret" }', "headers: Webhook-Id is reserved"),
         ('headers = { stocktake-x = "s3cret" }', "headers: stocktake-x is reserved"),
+        ('headers = { webhook_id = "s3cret" }', "headers: webhook_id is reserved"),
+        ('headers = { X-Key = "a", x_key = "s3cret" }', "headers: x_key is there twice"),
+        ('headers = { X-Key = " s3cret" }', "the value of X-Key begins or ends with a space"),
         ('headers = { "a b" = "s3cret" }', "headers: 'a b' is no header name"),
         ('headers = { X-Key = "s3cret\\n" }', "the value of X-Key has control"),
         ('headers = "s3cret"', "headers = (hidden): expected a table"),
@@ -508,6 +511,84 @@ def test_a_wrong_line_of_an_endpoint_is_said_without_its_secrets(
     assert f"[[endpoints]] crm: {said}" in shown or said in shown
     assert "s3cret" not in shown
     assert SECRET not in shown
+
+
+def encoded(length: int) -> str:
+    return b64encode(bytes(range(length))).decode()
+
+
+@pytest.mark.parametrize("length", [24, 32, 33, 64])
+def test_a_secret_is_the_base64_of_24_to_64_bytes(length: int, read: Read) -> None:
+    crm = changed(CRM, f'secrets = ["whsec_{encoded(length)}"]')
+
+    assert len(read(FARM + crm).endpoint("crm").secrets) == 1
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "",
+        "whsec_",
+        encoded(32),
+        f"WHSEC_{encoded(32)}",
+        f"whsk_{encoded(32)}",
+        f"whsec_{encoded(23)}",
+        f"whsec_{encoded(65)}",
+        f"whsec_{encoded(32)[:-1]}",
+        f"whsec_{encoded(32)}=",
+        f"whsec_{encoded(24)}=",
+        f"whsec_{b64encode(b'a' * 23 + b'?' * 10).decode().replace('/', '_')}",
+        f"whsec_{encoded(32).replace('A', '-', 1)}",
+        f" whsec_{encoded(32)}",
+        f"whsec_{encoded(32)} ",
+        f"whsec_ {encoded(32)}",
+        f"whsec_{encoded(32)[:8]} {encoded(32)[8:]}",
+        f"whsec_{encoded(32)}\\n",
+        f"whsec_{encoded(32)[:-4]}é===",
+    ],
+)
+def test_a_malformed_secret_is_refused(secret: str, read: Read) -> None:
+    shown = problem(read, FARM + changed(CRM, f'secrets = ["{secret}"]'))
+
+    assert "secrets[0] = (hidden): expected whsec_ and the base64 of 24 to 64 bytes" in shown
+    assert encoded(32)[:8] not in shown
+
+
+# All that says where a body ends, or belongs to the connection alone, or is signed.
+OURS = [
+    "Accept-Encoding", "Connection", "Content-Encoding", "Content-Length", "Content-Type", "Expect",
+    "HTTP2-Settings", "Host", "Keep-Alive", "Proxy-Authorization", "Proxy-Connection", "TE",
+    "Trailer", "Transfer-Encoding", "Upgrade", "User-Agent", "Webhook-Id", "Webhook-Signature",
+    "Webhook-Timestamp", "Stocktake-Attempt", "Stocktake-Event-Type", "Stocktake-Replay",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spelt", [str.title, str.upper, str.lower, lambda x: x.replace("-", "_")])
+@pytest.mark.parametrize("name", OURS)
+def test_a_header_of_ours_cannot_be_set_in_any_spelling(
+    name: str, spelt: Callable[[str], str], read: Read
+) -> None:
+    line = f'headers = {{ "{spelt(name)}" = "s3cret" }}'
+
+    assert f"headers: {spelt(name)} is reserved" in problem(read, FARM + changed(CRM, line))
+
+
+@pytest.mark.parametrize(
+    "name", ["Host ", " Host", "Host\\t", "Host:", "Ho\\u0000st", "Høst", ":authority", ""]
+)
+def test_what_is_no_header_name_is_refused(name: str, read: Read) -> None:
+    line = f'headers = {{ "{name}" = "s3cret" }}'
+
+    assert "is no header name" in problem(read, FARM + changed(CRM, line))
+
+
+@pytest.mark.parametrize(
+    "value", ["a\\r\\nHost: x", "a\\nb", "a\\u0000", "a\\u007f", "ø", "a\\u0085"]
+)
+def test_a_header_value_cannot_begin_another_line(value: str, read: Read) -> None:
+    line = f'headers = {{ X-Key = "{value}" }}'
+
+    assert "the value of X-Key has control" in problem(read, FARM + changed(CRM, line))
 
 
 def test_slack_needs_no_secret(read: Read) -> None:

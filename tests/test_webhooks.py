@@ -137,16 +137,25 @@ def test_a_notice_carries_its_id_and_its_facts():
     }
 
 
-def test_slack_gets_one_readable_sentence_with_its_markup_escaped():
-    assert said(event(), "slack") == {
-        "text": "install.upgraded · voice · Ø &amp; Co · install ins_1 of integration int_1"
-        " · version 1.0 → 1.1"
+def test_a_notice_too_long_to_send_keeps_its_counts_and_the_start_of_its_lists():
+    scopes = [f"installs/{number:0>40}" for number in range(2000)]
+    facts = {"scopes": scopes, "installs": 9, "reason": "\u0000" * 10_000}
+    body = webhooks.notice_body("ntc_1", "sync.baseline", "voice", facts, NOON, "standard")
+    assert len(body) <= webhooks.MAX_BODY
+    assert json.loads(body)["data"] == {
+        "notice_id": "ntc_1",
+        "source": "voice",
+        "scopes": scopes[:10],
+        "installs": 9,
+        "reason": "\u0000" * 200,
+        "truncated": True,
     }
 
 
-def test_slack_gets_a_notice_as_a_sentence():
-    body = webhooks.notice_body("ntc_1", "sync.held", "voice", {"installs": 12}, NOON, "slack")
-    assert json.loads(body) == {"text": "sync.held · voice · installs 12"}
+def test_what_a_snapshot_sends_on_demand_says_so():
+    created = event(type="install.created", before=None, changed_fields=(), baseline=True)
+    assert said(created)["data"]["baseline"] is True
+    assert "baseline" not in said(event())["data"]
 
 
 # Who gets what

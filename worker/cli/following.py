@@ -1,11 +1,12 @@
-"""`events`: the event log, as it is and as it grows."""
+"""`events`: the event log, as it is and as it grows, and what is said of its events."""
 
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import typer
 
-from worker import clock, warehouse
+from worker import clock, schemas, warehouse
 from worker.cli import output
 from worker.cli.context import app, settings, stopping
 from worker.cli.looking import Limit, Source
@@ -19,8 +20,13 @@ _FULL_LOG = 10_000
 _COLUMNS = ("sequence", "detected (UTC)", "type", "source", "object", "changed")
 
 
-@app.command()
+events_app = typer.Typer(invoke_without_command=True)
+app.add_typer(events_app, name="events")
+
+
+@events_app.callback()
 def events(
+    context: typer.Context,
     source: Source = None,
     type: Annotated[str | None, typer.Option(help="Only types like this glob.")] = None,
     since: Annotated[
@@ -31,6 +37,8 @@ def events(
     json: Json = False,
 ) -> None:
     """List the event log."""
+    if context.invoked_subcommand:
+        return
     _check_type(type)
     since_time = parse_moment(since, clock.now()) if since else None
     wanted = {"source": source, "type": type, "since": since_time}
@@ -44,6 +52,28 @@ def events(
         output.emit({"events": found})
     else:
         output.table(_COLUMNS, [_line(event) for event in found], _nothing(loaded))
+
+
+@events_app.command("schema")
+def show_schema(
+    type: Annotated[
+        str | None, typer.Argument(help="A type of event or notice; without it all are listed.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Print the JSON Schema of the webhook bodies of a type."""
+    known = schemas.types()
+    if type is None and json:
+        listed = [{"type": each, "description": text} for each, text in known.items()]
+        output.emit({"types": listed})
+    elif type is None:
+        output.table(("type", "detail"), list(known.items()))
+    elif type in known:
+        output.emit(schemas.schema(type))
+    else:
+        (nearest,) = get_close_matches(type, known, n=1, cutoff=0.0)
+        problem = f"no type {type!r}; did you mean {nearest}?"
+        raise ConfigInvalid("stocktake events schema", [problem])
 
 
 def _check_type(glob: str | None) -> None:

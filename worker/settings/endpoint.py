@@ -33,9 +33,15 @@ NOTICE_TYPES = (
     "webhook.test",
 )
 
-# What the sender sets itself; a receiver's checks rest on them.
-_RESERVED = ("content-type", "content-length", "user-agent", "host", "accept-encoding")
-_RESERVED_PREFIXES = ("webhook-", "stocktake-")
+# What the sender sets itself, and a receiver's checks rest on; then what says where the body ends,
+# is for the connection alone or asks for another answer (RFC 9110, 7.6.1; RFC 9112, 6): with two
+# readings of one request a second one could be hidden in its body.
+_RESERVED = frozenset({
+    "accept-encoding", "content-length", "content-type", "host", "user-agent",
+    "connection", "content-encoding", "expect", "http2-settings", "keep-alive", "te", "trailer",
+    "transfer-encoding", "upgrade",
+})  # fmt: skip
+_RESERVED_PREFIXES = ("webhook-", "stocktake-", "proxy-")
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # RFC 9110, 5.6.2
 
 
@@ -45,8 +51,10 @@ def _check_secret(secret: SecretStr) -> SecretStr:
         key = b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         key = b""
-    if prefix != "whsec" or not 24 <= len(key) <= 64:
-        raise ValueError("expected whsec_ and the base64 of 24 to 64 bytes")
+    # Python overlooks padding that is too long; other languages do not.
+    if prefix != "whsec" or len(encoded) % 4 or not 24 <= len(key) <= 64:
+        what = "whsec_ and the base64 of 24 to 64 bytes"
+        raise ValueError(f"expected {what}, as `stocktake endpoints secret` makes it")
     return secret
 
 
@@ -57,14 +65,26 @@ def _check_types(glob: str) -> str:
 
 
 def _check_headers(headers: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
+    seen: set[str] = set()
     for name, value in headers.items():
-        if name.lower() in _RESERVED or name.lower().startswith(_RESERVED_PREFIXES):
+        # Many a server (CGI, WSGI, PHP) takes Webhook_Id for Webhook-Id.
+        read_as = name.lower().replace("_", "-")
+        if read_as in _RESERVED or read_as.startswith(_RESERVED_PREFIXES):
             raise ValueError(f"{name} is reserved")
         if not name or not set(name.lower()) <= _TOKEN:
             raise ValueError(f"{name!r} is no header name")
-        if not (text := value.get_secret_value()).isascii() or not text.isprintable():
-            raise ValueError(f"the value of {name} has control or non-ASCII characters")
+        if read_as in seen:
+            raise ValueError(f"{name} is there twice, in another spelling")
+        seen.add(read_as)
+        _check_header_value(name, value.get_secret_value())
     return MappingProxyType(dict(headers))
+
+
+def _check_header_value(name: str, text: str) -> None:
+    if not text.isascii() or not text.isprintable():
+        raise ValueError(f"the value of {name} has control or non-ASCII characters")
+    if text != text.strip():
+        raise ValueError(f"the value of {name} begins or ends with a space")
 
 
 class Endpoint(Table):

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from worker.models import Event
+from worker.webhooks import slack
 
 Format = Literal["standard", "slack"]
 
@@ -14,11 +15,14 @@ MAX_BODY = 20_000
 # Their values never travel; as changed fields only their names do.
 _WITHHELD = frozenset({"payload", "variables"})
 _OMITTED = _WITHHELD | {"row_hash"}
+# What is left of a notice that is too long: 10 x 200 characters of up to 6 bytes are short enough.
+_FIRST_OF_LIST = 10
+_FIRST_OF_TEXT = 200
 
 
 def event_body(event: Event, format: Format) -> bytes:
     """The request body for an event."""
-    return _slack(_sentence(event)) if format == "slack" else _event_json(event)
+    return slack.event_message(event) if format == "slack" else _event_json(event)
 
 
 def notice_body(
@@ -31,10 +35,29 @@ def notice_body(
 ) -> bytes:
     """The request body for a notice."""
     if format == "slack":
-        facts = ", ".join(f"{name} {_plain(value)}" for name, value in data.items())
-        return _slack(" · ".join(part for part in (type, source, facts) if part))
-    said = {"notice_id": notice_id, "source": source, **data}
-    return msgspec.json.encode({"type": type, "timestamp": _utc(created_at), "data": said})
+        return slack.notice_message(notice_id, type, source, data, created_at)
+    body = b""
+    for facts in (data, {**_shortened(data), "truncated": True}):
+        said = {"notice_id": notice_id, "source": source, **facts}
+        message = {"type": type, "timestamp": _utc(created_at), "data": said}
+        body = msgspec.json.encode(message)
+        if len(body) <= MAX_BODY:
+            break
+    return body
+
+
+def _shortened(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a notice that is too long to be sent: the start of each text and list."""
+    return {
+        name: [_start(item) for item in value[:_FIRST_OF_LIST]]
+        if isinstance(value, list | tuple)
+        else _start(value)
+        for name, value in data.items()
+    }
+
+
+def _start(value: Any) -> Any:
+    return value[:_FIRST_OF_TEXT] if isinstance(value, str) else value
 
 
 def _event_json(event: Event) -> bytes:
@@ -61,6 +84,8 @@ def _ever_smaller(event: Event) -> Iterator[dict[str, Any]]:
         "changed_fields": event.changed_fields,
         "previous_attributes": _previous(event),
     }
+    if event.baseline:  # sent on demand only, by a replay of what is installed
+        said["baseline"] = True
     yield {**said, kind: columns, "run_id": event.run_id}
     yield {**said, kind: ids, "run_id": event.run_id, "truncated": True}
     said["previous_attributes"] = {}
@@ -81,37 +106,6 @@ def _ids(event: Event, kind: str) -> dict[str, Any]:
 def _previous(event: Event) -> dict[str, Any]:
     before = event.before or {}
     return {name: before.get(name) for name in event.changed_fields if name not in _WITHHELD}
-
-
-def _sentence(event: Event) -> str:
-    row = event.after or event.before or {}
-    who = row.get("account_name") or row.get("name") or row.get("account_id")
-    what = f"install {event.install_id} of " if event.install_id else ""
-    parts = (
-        event.type + (" (inferred)" if event.deletion_inferred else ""),
-        event.source,
-        who and str(who),
-        f"{what}integration {event.integration_id}",
-        _difference(event),
-    )
-    return " · ".join(part for part in parts if part)
-
-
-def _difference(event: Event) -> str:
-    before, after = event.before or {}, event.after or {}
-    if "version_id" in event.changed_fields:
-        return f"version {_plain(before.get('version_id'))} → {_plain(after.get('version_id'))}"
-    return f"changed: {', '.join(event.changed_fields)}" if event.changed_fields else ""
-
-
-def _plain(value: object) -> str:
-    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
-
-
-def _slack(text: str) -> bytes:
-    # Slack reads <…> as links and mentions; these three are all it asks to be escaped.
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return msgspec.json.encode({"text": escaped})
 
 
 def _utc(time: datetime | None) -> datetime | None:
