@@ -18,8 +18,8 @@ LAYERS: Mapping[str, str] = {
     "schedule walk webhooks",
     "edges": "broker budget client clock locks sender spool state warehouse",
     "shell": "admission aftermath backup checking daemon deliver due harvest health holding "
-    "knowledge metrics probing prune publishing relay restore supervising sync upkeep "
-    "walking",
+    "knowledge metrics posting probing prune publishing relay restore supervising "
+    "sync upkeep walking",
     "entry": "app cli demo exporter fallback leash logs playground queues tasks ticks watch",
     "sandbox": "sandbox",
 }

@@ -110,7 +110,7 @@ def test_the_lease_of_a_process_that_died_is_free_at_once(engine: Engine, state_
 
 
 def test_a_process_that_reuses_the_number_of_a_dead_one_holds_nothing(engine: Engine) -> None:
-    owner = leases._owner().rpartition("/")[0] + "/1"  # this number, started at boot
+    owner = leases.owner().rpartition("/")[0] + "/1"  # this number, started at boot
     held_elsewhere(engine, LIFE, owner)
     with lease(engine, "sync farm"):
         pass

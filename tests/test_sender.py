@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 from receivers import endpoint, receiving, replying
@@ -51,7 +52,8 @@ def test_an_answer_is_kept_with_its_retry_after(receiver):
     receiver.reply = replying(503, b"busy", Retry_After="30")
     answer = send(receiver.url)
     origin = receiver.url.removesuffix("/hook")
-    assert answer == Answer(503, None, f"{origin} answered 503", "30", b"busy")
+    expected = Answer(503, None, f"{origin} answered 503", "30", b"busy")
+    assert replace(answer, phases={}) == expected
 
 
 def test_connections_are_kept_for_the_next_request(receiver):

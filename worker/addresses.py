@@ -41,7 +41,11 @@ _PRIVATE_V6 = tuple(IPv6Network(block) for block in ("::1/128", "fc00::/7", "fe8
 
 
 def is_allowed(address: str, *, private: bool) -> bool:
-    """Whether a webhook may go to `address`; `private` adds loopback, private and link-local."""
+    """Whether a webhook may go to `address`; `private` adds loopback, private and link-local.
+
+    It adds nothing else: what is shared (100.64/10), multicast, reserved, "this host" (0/8, ::),
+    for documentation or a translation to IPv4 is never the address of a receiver.
+    """
     match ip_address(address):
         case IPv4Address() as v4:
             return _is_allowed_v4(v4, private)

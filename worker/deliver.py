@@ -8,23 +8,30 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from math import inf
 
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from worker import __version__, aftermath, clock, relay, warehouse, webhooks
+from worker import aftermath, clock, relay, warehouse, webhooks
 from worker.errors import StoreBusy, StoreUnusable
 from worker.outbound import Attempt, Claim, Health, Settled
+from worker.posting import Post
 from worker.sender import Sender
 from worker.settings import Endpoint, Settings
 from worker.state import deliveries, opened, tallies
+from worker.state.claims import give_back, take_over
 from worker.state.database import transaction
 from worker.upkeep import migrate
 
 log = logging.getLogger(__name__)
 
 # How long new work of other processes, a lapsed lease or a retry may go unnoticed.
-_POLL_S = 0.5
+_POLL_S = 0.25
+# What ends within so short a time is settled as one: a commit takes as long.
+_GATHER_S = 0.004
+# How long requests may go on after a stop; the daemon is killed after eight seconds.
+_GRACE_S = 5.0
 _MINUTE = timedelta(minutes=1)
 
 Clock = Callable[[], datetime]
@@ -49,16 +56,19 @@ def deliver(
     now: Clock = clock.now,
     jitter: Callable[[], float] = random.random,
     make_sender: Callable[[Endpoint], Sender] = Sender,
+    grace_s: float = _GRACE_S,
 ) -> Delivered:
     """Send what is due; with `wait_s`, until nothing is open or that many seconds are over.
 
-    After `stop` is set nothing more is claimed, and what is in flight ends within the deadline.
+    After `stop` is set nothing more is claimed, and what is in flight has `grace_s` to end; the
+    deliveries of what has not are due again.
     """
     by_name = {endpoint.name: endpoint for endpoint in endpoints}
     desk = _Desk(engine, by_name, now, jitter)
-    post = _Post(by_name, now, make_sender)
+    post = Post(by_name, now, make_sender)
     began = now()
-    asyncio.run(_work(desk, post, stop, wait_s, now))
+    desk.take_over()
+    asyncio.run(_work(desk, post, stop, wait_s, grace_s))
     done = desk.result()
     if desk.settled:
         level = logging.WARNING if done.failed or done.dead else logging.INFO
@@ -74,12 +84,7 @@ def deliver_now(
 
     A store that is busy or unusable keeps no delivery that is made already from being sent.
     """
-    try:
-        if settings.store_path.exists():
-            with warehouse.opened(settings.store_path, clock.now()) as store:
-                aftermath.relay(settings, engine, store)
-    except (StoreBusy, StoreUnusable) as error:
-        log.warning("relay error=%r", str(error))
+    _relay_left(settings, engine)
     return deliver(engine, settings.endpoints, stop=stop, wait_s=wait_s)
 
 
@@ -87,37 +92,73 @@ def deliver_due(settings: Settings, stop: threading.Event) -> None:
     """What the deliver worker does at every wake-up."""
     migrate(settings)
     with opened(settings) as engine:
-        deliver_now(settings, engine, stop)
+        deliver(engine, settings.endpoints, stop=stop)
+        # Afterwards, and without patience: who has the store open now relays what it commits.
+        if _relay_left(settings, engine, patience_s=0.0):
+            deliver(engine, settings.endpoints, stop=stop)
+
+
+def _relay_left(settings: Settings, engine: Engine, patience_s: float = 30.0) -> int:
+    """Make the deliveries that a crash may have left in the event log; returns how many."""
+    if not settings.store_path.exists():
+        return 0
+    try:
+        with warehouse.opened(settings.store_path, clock.now(), patience_s) as store:
+            return aftermath.relay(settings, engine, store)
+    except StoreBusy as error:
+        log.info("relay error=%r", str(error))
+    except StoreUnusable as error:
+        log.warning("relay error=%r", str(error))
+    return 0
 
 
 async def _work(
-    desk: "_Desk", post: "_Post", stop: threading.Event, wait_s: float | None, now: Clock
+    desk: "_Desk", post: Post, stop: threading.Event, wait_s: float | None, grace_s: float
 ) -> None:
-    until = now() + timedelta(seconds=wait_s or 0)
-    under_way: set[asyncio.Task[Attempt]] = set()
+    until = desk.now() + timedelta(seconds=wait_s or 0)
+    elapsed = asyncio.get_running_loop().time
+    broken_off_at = inf
+    under_way: dict[asyncio.Task[Attempt], Claim] = {}
     ended: list[Attempt] = []
     try:
         while True:
-            going_on = not stop.is_set() and (wait_s is None or now() < until)
+            going_on = not stop.is_set() and (wait_s is None or desk.now() < until)
             # In a thread: a deadline is the receiver's time, not that of our database.
             claims = await asyncio.to_thread(desk.turn, ended, claiming=going_on)
-            under_way |= {asyncio.create_task(post.send(claim)) for claim in claims}
+            under_way |= {asyncio.create_task(post.send(claim)): claim for claim in claims}
+            if stop.is_set():
+                broken_off_at = min(broken_off_at, elapsed() + grace_s)
             ended = []
-            if under_way:
-                done, under_way = await asyncio.wait(
-                    under_way, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED
-                )
-                ended = [task.result() for task in done]
+            if under_way and elapsed() < broken_off_at:
+                ended = await _ended(under_way)
+            elif under_way:
+                desk.give_back(under_way.values())
+                return
             elif wait_s is None or not going_on or not desk.pending():
                 return
             else:
                 # Nothing is under way, so the loop itself may sleep.
-                stop.wait(min(_POLL_S, (until - now()).total_seconds()))
+                stop.wait(min(_POLL_S, (until - desk.now()).total_seconds()))
     finally:
         for task in under_way:
             task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
         await post.aclose()
+
+
+async def _ended(under_way: dict[asyncio.Task[Attempt], Claim]) -> list[Attempt]:
+    """The attempts that end next, and those that end almost with them; taken out of `under_way`.
+
+    None when nothing ends for a while: there may be other work.
+    """
+    done, others = await asyncio.wait(
+        under_way, timeout=_POLL_S, return_when=asyncio.FIRST_COMPLETED
+    )
+    if done and others:
+        done |= (await asyncio.wait(others, timeout=_GATHER_S))[0]
+    for task in done:
+        del under_way[task]
+    return [task.result() for task in done]
 
 
 class _Desk:
@@ -132,13 +173,23 @@ class _Desk:
     ) -> None:
         self._engine = engine
         self._endpoints = endpoints
-        self._now = now
+        self.now = now
         self._jitter = jitter
         self.settled: Counter[str] = Counter()
 
+    def take_over(self) -> None:
+        """Make due again what a dead process of this host had in flight."""
+        with transaction(self._engine) as session:
+            take_over(session, self.now())
+
+    def give_back(self, claims: Iterable[Claim]) -> None:
+        """Make due again what was claimed and has not ended."""
+        with transaction(self._engine) as session:
+            give_back(session, {claim.lease_token for claim in claims}, self.now())
+
     def turn(self, attempts: Iterable[Attempt], *, claiming: bool) -> list[Claim]:
         """Settle `attempts`; returns what is to be sent next, never more than there are slots."""
-        now = self._now()
+        now = self.now()
         with transaction(self._engine) as session:
             before = deliveries.healths(session, self._endpoints)
 
@@ -219,38 +270,3 @@ def _judge(
         settled = webhooks.settle(attempt.claim, attempt.answer, after[name], now, jitter())
         ended.append((attempt, settled))
     return ended, after
-
-
-class _Post:
-    """The senders of a batch, each made when it is first needed."""
-
-    def __init__(
-        self,
-        endpoints: Mapping[str, Endpoint],
-        now: Clock,
-        make_sender: Callable[[Endpoint], Sender],
-    ) -> None:
-        self._endpoints = endpoints
-        self._now = now
-        self._make_sender = make_sender
-        self._senders: dict[str, Sender] = {}
-
-    async def send(self, claim: Claim) -> Attempt:
-        endpoint = self._endpoints[claim.endpoint]
-        sender = self._senders.get(endpoint.name)
-        if sender is None:
-            sender = self._senders[endpoint.name] = self._make_sender(endpoint)
-        started_at, began = self._now(), asyncio.get_running_loop().time()
-        answer = await sender.send(_headers(endpoint, claim, started_at), claim.body)
-        seconds = asyncio.get_running_loop().time() - began
-        return Attempt(claim, answer, started_at, seconds)
-
-    async def aclose(self) -> None:
-        for sender in self._senders.values():
-            await sender.aclose()
-
-
-def _headers(endpoint: Endpoint, claim: Claim, now: datetime) -> dict[str, str]:
-    secrets = [secret.get_secret_value() for secret in endpoint.secrets]
-    extra = {name: value.get_secret_value() for name, value in endpoint.headers.items()}
-    return webhooks.headers(claim, secrets, extra, __version__, now)

@@ -3,8 +3,13 @@
 import asyncio
 import socket
 import ssl
+import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
+from contextvars import ContextVar
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
@@ -19,6 +24,8 @@ DEADLINE_S = 15.0
 KEPT = 4096
 # With more than one address to try, none but the last may use up the whole deadline.
 _NEXT_ADDRESS_S = 4.0
+# Shorter than the 5 s of many servers: a request that meets their closing is lost.
+_KEPT_ALIVE_S = 4.0
 
 Resolve = Callable[[str, int], list[str]]
 
@@ -42,8 +49,9 @@ _FAULTS: tuple[tuple[type[Exception], Fault, str], ...] = (
     (httpcore.NetworkError, "reset", "the connection broke"),
     (httpcore.ProtocolError, "protocol", "the answer is no HTTP"),
     (OSError, "reset", "the connection broke"),  # TLS, after its handshake
+    # Ours or a library's defect: it must not stop what goes to other endpoints.
+    (Exception, "protocol", "a request cannot be made of it, or its answer not be read"),
 )
-_CAUGHT = tuple(kind for kind, _, _ in _FAULTS)
 
 
 def resolve(host: str, port: int) -> list[str]:
@@ -55,7 +63,30 @@ def resolve(host: str, port: int) -> list[str]:
 @cache
 def _public_trust() -> ssl.SSLContext:
     # Building one takes 70 ms, so all senders share it.
-    return httpx.create_ssl_context(trust_env=False)
+    context = httpx.create_ssl_context(trust_env=False)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+class _Steps:
+    """When each step of a request began: it ended where the next one did."""
+
+    def __init__(self) -> None:
+        self._began: dict[str, float] = {}
+
+    def begin(self, step: str) -> None:
+        """The first time counts, should it begin again."""
+        self._began.setdefault(step, time.monotonic())
+
+    def seconds(self) -> dict[str, float]:
+        """How long each step took; the last one ends now."""
+        _, *ends = *self._began.values(), time.monotonic()
+        pairs = zip(self._began.items(), ends, strict=True)
+        return {step: ended - began for (step, began), ended in pairs}
+
+
+# Of the request that the running task makes: the network below it has no other way to know.
+_steps: ContextVar[_Steps] = ContextVar("steps")
 
 
 class Sender:
@@ -72,25 +103,27 @@ class Sender:
         self._address = endpoint.url.get_secret_value()
         self._origin = endpoint.origin
         self._deadline_s = deadline_s
-        self._network = _CheckedNetwork(resolve, private=endpoint.allow_private_networks)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=trust() if self._address.startswith("https:") else None,
             max_connections=endpoint.max_in_flight,
-            network_backend=self._network,
+            keepalive_expiry=_KEPT_ALIVE_S,
+            network_backend=_CheckedNetwork(resolve, private=endpoint.allow_private_networks),
         )
 
     async def send(self, headers: Mapping[str, str], body: bytes) -> Answer:
         """POST `body`; one deadline holds for DNS, connect, headers and the answer's body."""
+        steps = _Steps()
+        _steps.set(steps)
         try:
             async with asyncio.timeout(self._deadline_s):
-                return await self._post(headers, body)
-        except _CAUGHT as error:
-            return self._failed(error)
+                answer = await self._post(headers, body)
+        except Exception as error:
+            answer = self._failed(error)
+        return replace(answer, phases=steps.seconds())
 
     async def aclose(self) -> None:
         """Close every connection."""
         await self._pool.aclose()
-        self._network.close()
 
     async def _post(self, headers: Mapping[str, str], body: bytes) -> Answer:
         address = httpx.URL(self._address)
@@ -114,9 +147,8 @@ class Sender:
     def _failed(self, error: Exception) -> Answer:
         # Our own words: what libraries say may quote the path, which can be a secret.
         cause = error.__context__  # httpcore's pool drops the `__cause__`
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            why = f"its certificate is not valid ({cause.verify_message})"
-            return Answer(fault="tls", error=f"{self._origin}: {why}")
+        if isinstance(cause, ssl.SSLError):
+            return Answer(fault="tls", error=f"{self._origin}: {_refusal(cause)}")
         fault, why = next((fault, why) for kind, fault, why in _FAULTS if isinstance(error, kind))
         return Answer(fault=fault, error=f"{self._origin}: {why}")
 
@@ -129,8 +161,6 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         self._tcp = httpcore.AnyIOBackend()
         self._resolve = resolve
         self._private = private
-        # Its own threads: a name server that hangs for one endpoint must not delay another.
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="resolve")
 
     async def connect_tcp(
         self,
@@ -140,22 +170,20 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
+        _steps.get().begin("dns")
         *others, last = await self._addresses(host, port)
+        _steps.get().begin("connect")
         connect = partial(self._tcp.connect_tcp, port=port, socket_options=socket_options)
         for address in others:
             try:
-                return await connect(address, timeout=_NEXT_ADDRESS_S)
+                return _TimedStream(await connect(address, timeout=_NEXT_ADDRESS_S))
             except (httpcore.ConnectError, httpcore.ConnectTimeout):
                 continue
-        return await connect(last, timeout=timeout)
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        return _TimedStream(await connect(last, timeout=timeout))
 
     async def _addresses(self, host: str, port: int) -> list[str]:
-        loop = asyncio.get_running_loop()
         try:
-            addresses = await loop.run_in_executor(self._threads, self._resolve, host, port)
+            addresses = await _apart(partial(self._resolve, host, port))
         except (OSError, UnicodeError) as error:
             raise _Unresolved(host) from error
         if not addresses:
@@ -163,6 +191,69 @@ class _CheckedNetwork(httpcore.AsyncNetworkBackend):
         if not all(is_allowed(address, private=self._private) for address in addresses):
             raise _Blocked(host)
         return addresses
+
+
+class _TimedStream(httpcore.AsyncNetworkStream):
+    """A connection that notes when the steps of the request on it begin, and sends headers and
+    body as one: they come in two writes, of which each costs a system call and a packet."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+        self._unsent = b""
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        steps = _steps.get()
+        if self._unsent:
+            steps.begin("send")
+            unsent, self._unsent = self._unsent, b""
+            with suppress(httpcore.WriteError):  # who closed before it read all may have answered
+                await self._stream.write(unsent, timeout)
+        steps.begin("wait")
+        data = await self._stream.read(max_bytes, timeout)
+        steps.begin("read")
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._unsent += buffer
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        _steps.get().begin("tls")
+        return _TimedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+def _apart(resolve: Callable[[], list[str]]) -> asyncio.Future[list[str]]:
+    """What `resolve` returns, from a thread of its own: a name server that hangs must delay
+    neither another look-up nor the end of the process, as one of a pool would."""
+    answer: Future[list[str]] = Future()
+    answer.set_running_or_notify_cancel()  # who no longer waits for it cannot take it back
+
+    def run() -> None:
+        try:
+            answer.set_result(resolve())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="resolve", daemon=True).start()
+    return asyncio.wrap_future(answer)
+
+
+def _refusal(error: ssl.SSLError) -> str:
+    """Why a TLS handshake failed, in OpenSSL's words."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not valid ({error.verify_message})"
+    reason = (error.reason or "unknown reason").replace("_", " ").lower()
+    return f"its TLS handshake failed ({reason})"
 
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

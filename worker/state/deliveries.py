@@ -9,10 +9,8 @@ from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import (
-    ColumnElement,
     bindparam,
     delete,
-    exists,
     func,
     insert,
     select,
@@ -21,8 +19,10 @@ from sqlalchemy import (
 from sqlmodel import Session
 
 from worker.outbound import Attempt, Claim, Draft, Health, Settled
+from worker.state.claims import CLAIM
 from worker.state.database import insert_new
 from worker.state.delivery_tables import AttemptRow, Delivery, EndpointRow, Notice, table_of
+from worker.state.leases import owner
 
 LEASE = timedelta(seconds=45)  # longer than the sender's deadline
 
@@ -175,39 +175,15 @@ def claim(session: Session, endpoint: str, limit: int, now: datetime) -> list[Cl
 
     Due is what is pending, or in flight under a lapsed lease, and first in its lane.
     """
-    columns, connection = _DELIVERIES.c, session.connection()
-    due = (
-        select(columns.position)
-        .where(columns.endpoint == endpoint, columns.next_at <= now, _is_first_in_lane())
-        .order_by(columns.next_at, columns.position)
-        .limit(limit)
-        # What another claimer takes at this moment is not waited for. It stays first in its lane.
-        .with_for_update(skip_locked=True)
-    )
-    if not (positions := connection.execute(due).scalars().all()):
-        return []
-    claimed = connection.execute(
-        update(_DELIVERIES)
-        .where(columns.position.in_(positions))
-        .values(
-            state="in_flight",
-            next_at=now + LEASE,
-            lease_token=uuid4().hex,
-            first_attempt_at=func.coalesce(columns.first_attempt_at, now),
-        )
-        .returning(*(columns[field.name] for field in fields(Claim)))
-    )
+    values = {
+        "of_endpoint": endpoint,
+        "at_most": limit,
+        "now": now,
+        "lease_ends": now + LEASE,
+        "token": f"{owner()}/{uuid4().hex}",
+    }
+    claimed = session.connection().execute(CLAIM, values)
     return sorted((Claim(*row) for row in claimed), key=lambda claim: claim.position)
-
-
-def _is_first_in_lane() -> ColumnElement[bool]:
-    earlier = _DELIVERIES.alias("earlier")
-    return ~exists().where(
-        earlier.c.endpoint == _DELIVERIES.c.endpoint,
-        earlier.c.lane == _DELIVERIES.c.lane,
-        earlier.c.position < _DELIVERIES.c.position,
-        earlier.c.next_at.is_not(None),
-    )
 
 
 def finish(session: Session, ended: Collection[tuple[Attempt, Settled]], now: datetime) -> None:

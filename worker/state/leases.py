@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +63,7 @@ def fences(session: Session) -> dict[str, int]:
 
 
 def _is_held(owner: str, expires_at: datetime, now: datetime) -> bool:
-    return expires_at > now and not _dead(owner)
+    return expires_at > now and not is_dead(owner)
 
 
 def _take(engine: Engine, name: str, floor: int, now: datetime) -> int:
@@ -74,7 +75,7 @@ def _take(engine: Engine, name: str, floor: int, now: datetime) -> int:
                 f"{name} is under way in {_shown(row.owner)}; try again later",
                 (row.expires_at - now).total_seconds(),
             )
-        row.owner, row.expires_at = _owner(), now + LIFE
+        row.owner, row.expires_at = owner(), now + LIFE
         row.fence = max(row.fence, floor) + 1
         return row.fence
 
@@ -101,8 +102,14 @@ def _held(session: Session, name: str, fence: int) -> LeaseRow | None:
     return row if row and row.fence == fence else None
 
 
-def _owner() -> str:
-    return f"{socket.gethostname()}/process {os.getpid()}/{_started(os.getpid())}"
+def owner() -> str:
+    """This process, told apart from every other one of every host."""
+    return _process(os.getpid())
+
+
+@cache
+def _process(pid: int) -> str:
+    return f"{socket.gethostname()}/process {pid}/{_started(pid)}"
 
 
 def _shown(owner: str) -> str:
@@ -110,7 +117,7 @@ def _shown(owner: str) -> str:
     return f"{process} on {host}"
 
 
-def _dead(owner: str) -> bool:
+def is_dead(owner: str) -> bool:
     """Whether `owner` was a process of this host that has ended (a reused pid started later)."""
     host, _, rest = owner.partition("/")
     process, _, started = rest.partition("/")
