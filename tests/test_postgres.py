@@ -17,7 +17,7 @@ from sqlalchemy import Engine, text
 from statestores import Server, serving, stop
 
 from worker import clock, outcomes, relay
-from worker.deliver import deliver_now
+from worker.backlog import deliver_now
 from worker.errors import ConfigInvalid, StocktakeError, StoreBusy, StoreDown, StoreUnusable
 from worker.findings import Plan, Proposal
 from worker.relay import Log

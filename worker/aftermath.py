@@ -11,7 +11,7 @@ from worker.findings import Brief, Plan, Run
 from worker.relay import Log, announce, announce_in, cursor, register, unannounced
 from worker.relay import relay as relay_events
 from worker.settings import Settings, Source
-from worker.state import holds, runs, sources, tallies, transaction
+from worker.state import holds, replays, runs, sources, tallies, transaction
 from worker.state.tables import SourceState
 from worker.warehouse import Store
 from worker.webhooks import notice_id
@@ -25,10 +25,14 @@ def relay(settings: Settings, engine: Engine, store: Store) -> int:
     cursors and deliveries are one transaction of the state store, events stay in the log."""
     now, head = clock.now(), store.last_sequence
     register(engine, settings.endpoints, store.id, head, now)
+    with transaction(engine) as session:
+        later = {replay.endpoint for replay in replays.unfinished(session)}
+    # To the others what is new goes after what is sent again, which is older.
+    endpoints = [endpoint for endpoint in settings.endpoints if endpoint.name not in later]
     made = 0
-    while (after := cursor(engine, settings.endpoints)) is not None:
+    while (after := cursor(engine, endpoints)) is not None:
         events = store.events(after, _BATCH)
-        made += relay_events(engine, settings.endpoints, Log(store.id, head, events), now)
+        made += relay_events(engine, endpoints, Log(store.id, head, events), now)
         if not events:
             break
     _tell_baselines(settings, engine, store, now)

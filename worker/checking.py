@@ -8,7 +8,7 @@ from typing import Literal
 import redis
 from sqlalchemy import Engine
 
-from worker import clock, deliver, dialects, relay, warehouse, webhooks
+from worker import clock, dialects, receivers, relay, warehouse
 from worker.admission import client_of
 from worker.client import Call
 from worker.dialects import Dialect
@@ -17,7 +17,7 @@ from worker.findings import Accepted
 from worker.models import INTEGRATIONS, After, Ask, Page, PageNumber
 from worker.probing import probe
 from worker.settings import Endpoint, Settings, Source
-from worker.state import deliveries, sources, transaction
+from worker.state import sources
 
 Result = Literal["ok", "failed"]
 
@@ -38,7 +38,7 @@ def check(
     """Everything, one after the other; nothing raises."""
     checks = [_store(settings), *_broker(settings)]
     checks += [_source(settings, engine, source, stop) for source in settings.sources]
-    checks += _tests(settings, engine, stop) if send_test else _endpoints(settings)
+    checks += _tests(settings, engine) if send_test else _endpoints(settings)
     return checks
 
 
@@ -115,30 +115,23 @@ def _endpoints(settings: Settings) -> Iterator[Check]:
         yield Check(f"endpoint {endpoint.name}", "ok", f"{endpoint.origin}, {signed}; not tried")
 
 
-def _tests(settings: Settings, engine: Engine, stop: Event) -> Iterator[Check]:
+def _tests(settings: Settings, engine: Engine) -> Iterator[Check]:
     """Sends webhook.test to each endpoint, and says what came back."""
     try:
-        with warehouse.opened(settings.store_path, clock.now()) as store:
-            head = store.last_sequence
-            relay.register(engine, settings.endpoints, store.id, head, clock.now())
+        relay.introduce(settings, engine)
     except StocktakeError as error:
         yield _failed("endpoints", error)
         return
     for endpoint in settings.endpoints:
-        yield _test(engine, endpoint, stop)
+        yield _test(engine, settings.endpoints, endpoint)
 
 
-def _test(engine: Engine, endpoint: Endpoint, stop: Event) -> Check:
-    what, now = f"endpoint {endpoint.name}", clock.now()
-    with transaction(engine) as session:
-        halted = deliveries.healths(session, [endpoint.name])[endpoint.name].halted
-    if halted:
-        return Check(what, "failed", f"{endpoint.origin} is sent nothing ({halted})", 1)
-    id = webhooks.notice_id(webhooks.TEST, endpoint.name, now.isoformat())
-    relay.announce(engine, [endpoint], id, webhooks.TEST, None, {}, now)
-    done = deliver.deliver(engine, [endpoint], stop=stop)
-    if done.delivered and not (done.failed or done.dead):
+def _test(engine: Engine, endpoints: Sequence[Endpoint], endpoint: Endpoint) -> Check:
+    what, trial = f"endpoint {endpoint.name}", receivers.test(engine, endpoints, endpoint)
+    if trial.taken:
         return Check(what, "ok", f"{endpoint.origin} took webhook.test")
+    if trial.seconds is None:
+        return Check(what, "failed", str(trial.error), 1)
     return Check(what, "failed", f"{endpoint.origin} did not take webhook.test", 1)
 
 

@@ -13,8 +13,7 @@ from math import inf
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from worker import aftermath, clock, relay, warehouse, webhooks
-from worker.errors import StoreBusy, StoreUnusable
+from worker import clock, relay, webhooks
 from worker.outbound import Attempt, Claim, Health, Settled
 from worker.posting import Post
 from worker.sender import Sender
@@ -22,7 +21,6 @@ from worker.settings import Endpoint, Settings
 from worker.state import deliveries, opened, tallies
 from worker.state.claims import give_back, take_over
 from worker.state.database import transaction
-from worker.upkeep import migrate
 
 log = logging.getLogger(__name__)
 
@@ -77,39 +75,32 @@ def deliver(
     return done
 
 
-def deliver_now(
-    settings: Settings, engine: Engine, stop: threading.Event, wait_s: float | None = None
-) -> Delivered:
-    """Relay what a crash may have left in the event log, then send what is due.
-
-    A store that is busy or unusable keeps no delivery that is made already from being sent.
-    """
-    _relay_left(settings, engine)
-    return deliver(engine, settings.endpoints, stop=stop, wait_s=wait_s)
-
-
 def deliver_due(settings: Settings, stop: threading.Event) -> None:
-    """What the deliver worker does at every wake-up."""
-    migrate(settings)
+    """What the deliver worker does at every wake-up: it needs the state store alone."""
     with opened(settings) as engine:
         deliver(engine, settings.endpoints, stop=stop)
-        # Afterwards, and without patience: who has the store open now relays what it commits.
-        if _relay_left(settings, engine, patience_s=0.0):
-            deliver(engine, settings.endpoints, stop=stop)
 
 
-def _relay_left(settings: Settings, engine: Engine, patience_s: float = 30.0) -> int:
-    """Make the deliveries that a crash may have left in the event log; returns how many."""
-    if not settings.store_path.exists():
-        return 0
-    try:
-        with warehouse.opened(settings.store_path, clock.now(), patience_s) as store:
-            return aftermath.relay(settings, engine, store)
-    except StoreBusy as error:
-        log.info("relay error=%r", str(error))
-    except StoreUnusable as error:
-        log.warning("relay error=%r", str(error))
-    return 0
+def send_alone(
+    engine: Engine,
+    endpoints: Sequence[Endpoint],
+    claim: Claim,
+    *,
+    make_sender: Callable[[Endpoint], Sender] = Sender,
+) -> Attempt:
+    """Send one claimed delivery at once, whatever waits before it, and settle what came back."""
+    by_name = {endpoint.name: endpoint for endpoint in endpoints}
+
+    async def send() -> Attempt:
+        post = Post(by_name, clock.now, make_sender)
+        try:
+            return await post.send(claim)
+        finally:
+            await post.aclose()
+
+    attempt = asyncio.run(send())
+    _Desk(engine, by_name, clock.now, random.random).turn([attempt], claiming=False)
+    return attempt
 
 
 async def _work(

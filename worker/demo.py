@@ -12,8 +12,9 @@ from typing import Final
 from sqlalchemy import Engine
 
 from worker import warehouse
+from worker.backlog import deliver_now
 from worker.cli import output
-from worker.deliver import Delivered, deliver_now
+from worker.deliver import Delivered
 from worker.errors import ConfigInvalid, Refused
 from worker.outcomes import exit_code
 from worker.playground import Playground, playground

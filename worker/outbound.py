@@ -94,3 +94,17 @@ class Health:
     def halted(self) -> str | None:
         """Why nothing is sent to the endpoint, if so."""
         return self.disabled_reason or ("paused" if self.paused else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many messages of one type there are to send again, and from when to when; `first` and
+    `last` are their sequences where they are events of the log."""
+
+    type: str
+    source: str | None
+    count: int
+    oldest: datetime
+    newest: datetime
+    first: int = 0
+    last: int = 0

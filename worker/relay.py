@@ -9,12 +9,12 @@ import msgspec
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from worker import webhooks
+from worker import clock, warehouse, webhooks
 from worker.errors import CursorMismatch
 from worker.models import Event
 from worker.outbound import Draft
-from worker.settings import Endpoint
-from worker.state import deliveries
+from worker.settings import Endpoint, Settings
+from worker.state import deliveries, inspection
 from worker.state.database import transaction
 from worker.state.deliveries import Cursor
 
@@ -41,6 +41,16 @@ def register(
     """Let new endpoints start at the end of the log; what was for removed ones is dead."""
     with transaction(engine) as session:
         deliveries.register(session, _names(endpoints), store_id, head, now)
+
+
+def introduce(settings: Settings, engine: Engine) -> None:
+    """Register the endpoints as they are configured; the store is opened only if that is news."""
+    with transaction(engine) as session:
+        known = inspection.registered(session)
+    if known == set(_names(settings.endpoints)):
+        return
+    with warehouse.opened(settings.store_path, clock.now()) as store:
+        register(engine, settings.endpoints, store.id, store.last_sequence, clock.now())
 
 
 def cursor(engine: Engine, endpoints: Sequence[Endpoint]) -> int | None:
@@ -157,10 +167,11 @@ def _drafts(
         if event.baseline:
             continue
         fresh = [each for each in registered if cursors[each.name].sequence < event.sequence]
-        yield from _drafts_of(event, fresh)
+        yield from drafts_of(event, fresh)
 
 
-def _drafts_of(event: Event, endpoints: Collection[Endpoint]) -> Iterator[Draft]:
+def drafts_of(event: Event, endpoints: Collection[Endpoint]) -> Iterator[Draft]:
+    """The deliveries of an event to those of the endpoints that want it."""
     wanting = [
         endpoint
         for endpoint in endpoints

@@ -6,6 +6,7 @@ from threading import Event
 
 from worker.cli import (
     deciding,
+    delivering,
     endpoints,
     following,
     keeping,
@@ -21,6 +22,7 @@ from worker.errors import StocktakeError
 __all__ = [
     "app",
     "deciding",
+    "delivering",
     "endpoints",
     "following",
     "keeping",

@@ -21,7 +21,9 @@ _UNBROKEN: Final = 10_000
 # Columns that give way where there is too little room. These take several lines …
 _FOLDED: Final = frozenset({"changed", "detail", "events", "value"})
 # … and these are cut short, since an id is recognised by how it begins. No other gives way.
-_CUT: Final = frozenset({"listing", "object", "integration", "install"})
+_CUT: Final = frozenset(
+    {"listing", "object", "integration", "install", "delivery", "endpoint", "address"}
+)
 _GOOD, _DOUBTFUL, _BAD = "green", "yellow", "red"
 _COLOURS: Final[Mapping[str, str]] = {
     "ok": _GOOD, "unchanged": _GOOD, "delivered": _GOOD, "held": _DOUBTFUL, "partial": _DOUBTFUL,

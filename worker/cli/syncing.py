@@ -8,9 +8,9 @@ import typer
 from sqlalchemy import Engine
 
 from worker import clock, publishing
+from worker.backlog import deliver_now
 from worker.cli import output
 from worker.cli.context import app, settings, state, stopping
-from worker.deliver import deliver_now
 from worker.dialects import named
 from worker.errors import ConfigInvalid, StocktakeError
 from worker.findings import Plan

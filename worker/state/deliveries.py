@@ -125,30 +125,35 @@ def add_notice(
 
 
 def add(
-    session: Session, drafts: Iterable[Draft], healths: Mapping[str, Health], now: datetime
+    session: Session,
+    drafts: Iterable[Draft],
+    healths: Mapping[str, Health],
+    now: datetime,
+    replay_id: str = "",
 ) -> int:
-    """Make deliveries, each once per event and endpoint; returns how many are new."""
-    rows = [_row(draft, healths[draft.endpoint].halted, now) for draft in drafts]
+    """Make deliveries, each once per event, endpoint and replay; returns how many are new."""
+    rows = [_row(draft, healths[draft.endpoint].halted, now, replay_id) for draft in drafts]
     return insert_new(session, _DELIVERIES.c.delivery_id, rows)
 
 
-def _row(draft: Draft, halted: str | None, now: datetime) -> dict[str, Any]:
+def _row(draft: Draft, halted: str | None, now: datetime, replay_id: str) -> dict[str, Any]:
     return {
-        "delivery_id": _delivery_id(draft.endpoint, draft.event_id),
+        "delivery_id": _delivery_id(draft.endpoint, draft.event_id, replay_id),
         **asdict(draft),
         "state": "paused" if halted else "pending",
         "reason": halted,
         "attempts": 0,
         "next_at": None if halted else now,
         "created_at": now,
-        "is_replay": False,
+        "is_replay": bool(replay_id),
     }
 
 
-def _delivery_id(endpoint: str, event_id: str) -> str:
-    # Derived from both, so that its uniqueness is that of an event at an endpoint; a replay,
-    # which sends the same again on purpose, has an id of its own.
-    digest = hashlib.sha256(f"{endpoint}\n{event_id}".encode()).digest()
+def _delivery_id(endpoint: str, event_id: str, replay_id: str) -> str:
+    # Derived from all three, so that its uniqueness is that of an event at an endpoint, and in a
+    # replay, which sends the same again on purpose.
+    facts = (endpoint, event_id, replay_id) if replay_id else (endpoint, event_id)
+    digest = hashlib.sha256("\n".join(facts).encode()).digest()
     return "dlv_" + base64.b32encode(digest).decode().lower()[:26]
 
 

@@ -1,4 +1,4 @@
-"""The tables of webhook delivery: endpoints, notices, deliveries and their attempts."""
+"""The tables of webhook delivery: endpoints, notices, deliveries, their attempts, replays."""
 
 from datetime import datetime
 from typing import Any
@@ -102,6 +102,26 @@ class AttemptRow(SQLModel, table=True):
     error: str | None = None
     answer: bytes
     phases: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON))
+
+
+class Replay(SQLModel, table=True):
+    """Events that a person wants to be sent again, and how far that is; gone when all is made.
+
+    `after` and `upto` are sequences of the log of one store; a `snapshot` is of what is installed.
+    """
+
+    __tablename__ = "replays"
+
+    replay_id: str = Field(primary_key=True)
+    endpoint: str
+    store_id: str
+    asked_at: datetime = Field(sa_type=UtcTime)
+    snapshot: bool
+    fresh_ids: bool
+    types: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    sources: list[str] = Field(sa_column=Column(JSON, nullable=False))
+    after: int
+    upto: int
 
 
 def table_of(row: type[SQLModel]) -> Table:
