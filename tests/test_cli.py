@@ -1,9 +1,7 @@
 """The commands as a person or a script meets them: what they print, where, and their exit codes."""
 
 import csv
-import hashlib
 import io
-import logging
 import shutil
 import signal
 import socket
@@ -11,8 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from contextlib import contextmanager, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -20,14 +17,12 @@ from typing import Any
 
 import msgspec
 import pytest
-from platforms import Unhurried
 from standardwebhooks import Webhook
+from terminals import Said, Terminal, logging_as_before, narrowed
 
 from worker import __version__
 from worker.cli import main, output
-from worker.cli.output import console
-from worker.playground import SECRET, Playground, playground
-from worker.sandbox.aeontel_world import TOKEN
+from worker.playground import Playground, playground
 from worker.sandbox.faults import Fault
 from worker.sandbox.logins import PASSWORD
 from worker.settings import EVENT_TYPES, load
@@ -54,63 +49,6 @@ HOLDS = [
 pytestmark = pytest.mark.slow
 
 COMMAND = (sys.executable, "-c", "from worker.cli import main; main()")
-INSTALLED = "select source, install_id, state, revision from installs order by all"
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a command came to."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        """The one JSON document on stdout."""
-        return msgspec.json.decode(self.out)
-
-
-@dataclass(frozen=True, slots=True)
-class Terminal:
-    """A folder with a configuration, and the command line in it."""
-
-    folder: Path
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "stocktake.toml"
-
-    def __call__(self, *arguments: str, stop: threading.Event | None = None) -> Said:
-        """Runs a command in this process. None may show a traceback or a secret."""
-        code, out, err = 0, io.StringIO(), io.StringIO()
-        with redirect_stdout(out), redirect_stderr(err):
-            try:
-                main(["--config", str(self.config), *arguments], stop or Unhurried())
-            except SystemExit as ended:
-                code = int(ended.code or 0)
-        said = Said(code, out.getvalue(), err.getvalue())
-        for kept in ("Traceback", PASSWORD, TOKEN, SECRET):
-            assert kept not in said.out + said.err
-        return said
-
-    def configure(self, old: str, new: str) -> None:
-        """Changes a text that is in the configuration once."""
-        text = self.config.read_text()
-        assert text.count(old) == 1
-        self.config.write_text(text.replace(old, new))
-
-    def installed(self) -> str:
-        """All that is mirrored."""
-        return self("query", INSTALLED, "--csv").out
-
-    def files(self) -> dict[str, str]:
-        """Everything in the folder, by its digest."""
-        return {
-            str(path.relative_to(self.folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in sorted(self.folder.rglob("*"))
-            if path.is_file()
-        }
 
 
 class Meanwhile(threading.Event):
@@ -130,12 +68,8 @@ class Meanwhile(threading.Event):
 
 @pytest.fixture(autouse=True)
 def _logging_as_before() -> Iterator[None]:
-    root, own = logging.getLogger(), logging.getLogger("worker")
-    handlers, levels = root.handlers[:], (root.level, own.level)
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    own.setLevel(levels[1])
+    with logging_as_before():
+        yield
 
 
 def make_terminal(folder: Path, running: Playground) -> Terminal:
@@ -310,16 +244,6 @@ def test_rows_too_wide_for_the_terminal_are_shown_value_by_value(terminal: Termi
     names = [line.split()[0] for line in out.splitlines() if line[:1].strip()]
     assert names.count("install_id") == 2
     assert all(len(line) <= 80 for line in out.splitlines())
-
-
-@contextmanager
-def narrowed(width: int) -> Iterator[None]:
-    wide = console.width
-    console.width = width
-    try:
-        yield
-    finally:
-        console.width = wide
 
 
 def test_before_the_first_sync_there_are_no_events_and_that_is_said(fresh: Terminal) -> None:

@@ -1,15 +1,19 @@
 """How events and notices become deliveries."""
 
 import json
+import threading
 
 import pytest
+from examples import OF_A, Shown, commit, connected, gestal_row, harvest, new_store
+from outposts import Outpost
 from receivers import NOON, STORE, endpoint, event
 from sqlalchemy import text
 
-from worker import relay
+from worker import relay, warehouse
 from worker.errors import CursorMismatch
 from worker.outbound import Health
 from worker.relay import Log
+from worker.replay import Wish, replay
 from worker.state import connect, deliveries, transaction
 
 CRM = endpoint("crm")
@@ -212,3 +216,115 @@ def test_a_test_goes_to_an_endpoint_whatever_it_subscribes_to(engine):
     register(engine, CRM)
     announce(engine, [CRM], type="webhook.test")
     assert made(engine) == [("crm", "ntc_1")]
+
+
+# The life of an endpoint: new, taken out, renamed, back again
+
+
+ERP = endpoint("erp")
+
+
+@pytest.fixture
+def outpost(tmp_path):
+    outpost = Outpost(tmp_path)
+    with connected(new_store(outpost.settings.store_path)):  # so that opening it takes no time
+        yield outpost
+    outpost.engine.dispose()
+
+
+def configure(outpost, *endpoints):
+    outpost.settings = outpost.settings.model_copy(update={"endpoints": endpoints})
+
+
+def committed(outpost, *installs):
+    """A certified walk of another listing, whose installs are announced; nothing is relayed."""
+    with warehouse.opened(outpost.settings.store_path, NOON) as store:
+        fence = store.fence("farm") + 1
+        shown = Shown(OF_A, [gestal_row(id) for id in installs])
+        commit(store, harvest(store, outpost.folder, shown, at=NOON, fence=fence))
+        return store.last_sequence
+
+
+def introduce(outpost, *endpoints):
+    configure(outpost, *endpoints)
+    relay.introduce(outpost.settings, outpost.engine)
+
+
+def relayed_to(outpost, *endpoints):
+    """What each endpoint is sent once a command has the store open."""
+    configure(outpost, *endpoints)
+    with warehouse.opened(outpost.settings.store_path, NOON) as store:
+        outpost.relay(store)
+    return made(outpost.engine, "endpoint", "install_id", "state")
+
+
+def cursors(outpost):
+    with outpost.engine.connect() as connection:
+        found = connection.execute(text("select name, sequence from endpoints order by name"))
+        return dict(tuple(row) for row in found)
+
+
+def test_a_new_endpoint_starts_where_the_log_ends_when_a_command_first_sees_it(outpost):
+    head = committed(outpost, "ins_1")
+    introduce(outpost, CRM)
+    assert cursors(outpost) == {"crm": head}
+    committed(outpost, "ins_2", "ins_1")
+    assert relayed_to(outpost, CRM) == [("crm", "ins_2", "pending")]
+
+
+def test_no_store_is_opened_for_endpoints_that_are_known(outpost):
+    introduce(outpost, CRM, ERP)
+    outpost.settings.store_path.unlink()
+    introduce(outpost, ERP, CRM)
+    assert not outpost.settings.store_path.exists()
+
+
+def test_a_renamed_endpoint_is_one_taken_out_and_a_new_one(outpost):
+    introduce(outpost, CRM)
+    committed(outpost, "ins_1")
+    committed(outpost, "ins_2", "ins_1")
+    assert relayed_to(outpost, CRM) == [("crm", "ins_2", "pending")]
+    head = committed(outpost, "ins_3", "ins_2", "ins_1")
+    introduce(outpost, ERP)
+    assert cursors(outpost) == {"erp": head}
+    assert relayed_to(outpost, ERP) == [("crm", "ins_2", "dead")]
+
+
+def test_an_endpoint_that_comes_back_starts_at_the_end_again(outpost):
+    committed(outpost, "ins_1")
+    introduce(outpost, CRM)
+    introduce(outpost)
+    assert cursors(outpost) == {}
+    head = committed(outpost, "ins_2", "ins_1")
+    introduce(outpost, CRM)
+    assert cursors(outpost) == {"crm": head}
+    assert relayed_to(outpost, CRM) == []
+
+
+def test_what_died_with_an_endpoint_is_sent_when_it_is_back_and_that_is_wished(outpost):
+    introduce(outpost, CRM)
+    committed(outpost, "ins_1")
+    committed(outpost, "ins_2", "ins_1")
+    relayed_to(outpost, CRM)
+    introduce(outpost)
+    introduce(outpost, CRM)
+    wish = Wish(CRM, "dead", ("install.created",))
+    assert replay(outpost.settings, outpost.engine, wish, threading.Event()).deliveries == 1
+    assert made(outpost.engine, "install_id", "state", "reason") == [("ins_2", "pending", None)]
+
+
+def test_a_crash_while_endpoints_change_leaves_all_as_it_was_or_all_changed(outpost):
+    introduce(outpost, CRM)
+    committed(outpost, "ins_1")
+    committed(outpost, "ins_2", "ins_1")
+    before = relayed_to(outpost, CRM)
+    head = committed(outpost, "ins_3", "ins_2", "ins_1")
+    outcomes = []
+    for statement in range(1, 12):
+        with outpost._dying(statement):
+            introduce(outpost, ERP)
+        outcomes.append((cursors(outpost), made(outpost.engine, "endpoint", "install_id", "state")))
+    old, new = ({"crm": head - 1}, before), ({"erp": head}, [("crm", "ins_2", "dead")])
+    assert outcomes[0] == old
+    assert outcomes[-1] == new
+    assert all(outcome in (old, new) for outcome in outcomes)

@@ -127,14 +127,17 @@ def _rehearsed(settings: Settings, wish: Wish) -> list[Tally]:
 
 def _wanted(store: Store, wish: Wish) -> list[Tally]:
     """Of all that the store could send again, what is wished for and wanted by the endpoint."""
+    endpoint = wish.endpoint
     if wish.what == "snapshot":
+        if not webhooks.wants(endpoint.events, ("*",), SNAPSHOT, None):
+            problem = f"its events are {', '.join(endpoint.events)}"
+            raise ConfigInvalid(f"{endpoint.name} is sent no {SNAPSHOT}", [problem])
         found = warehouse.count_snapshot(store)
     else:
         found = warehouse.count_events(store, wish.since, wish.until, wish.event_id)
         if wish.event_id and not found:
             problem = "`stocktake events` lists them; what belongs to a baseline is not sent again"
             raise ConfigInvalid(f"no event {wish.event_id!r} that was announced", [problem])
-    endpoint = wish.endpoint
     return [
         tally
         for tally in found

@@ -1,5 +1,6 @@
 """`deliveries`, `replay`: what was sent, what came back, and to send it again."""
 
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final
 
@@ -50,8 +51,10 @@ def deliveries(
     if context.invoked_subcommand:
         return
     if state_ and state_ not in inspection.STATES:
+        near = get_close_matches(state_, inspection.STATES, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
         known = f"known: {', '.join(inspection.STATES)}"
-        raise ConfigInvalid(f"there is no state {state_!r}", [known])
+        raise ConfigInvalid(f"there is no state {state_!r}{hint}", [known])
     loaded = settings()
     most = limit or (_IN_JSON if json else _ON_A_SCREEN)
     with state(loaded) as engine, transaction(engine) as session:
@@ -90,7 +93,8 @@ def show_delivery(
 ) -> None:
     """Show one delivery with what it says and its attempts."""
     with state(settings()) as engine, transaction(engine) as session:
-        row = _only(id, inspection.beginning(session, id.rstrip("…")))
+        begun = id.rstrip("…")
+        row = _only(id, inspection.beginning(session, begun) if begun else [])
         said = inspection.body(session, row["delivery_id"])
         tries = inspection.attempts(session, row["delivery_id"])
     if json:

@@ -16,4 +16,6 @@ def wake_deliverer(loaded: Settings) -> None:
 
     # Whatever is wrong with the broker: what was asked for is done, and `check` says the rest.
     with suppress(Exception), closing(application(loaded, Event())) as app:
+        # It would try again for six seconds, with somebody waiting at the terminal.
+        app.conf.broker_transport_options |= {"max_retries": 0, "interval_start": 0}
         wake(app, DELIVER)
