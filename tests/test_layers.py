@@ -17,8 +17,8 @@ LAYERS: Mapping[str, str] = {
     "core": "absences addresses changes dialects guard outcomes payloads planning routes "
     "schedule walk webhooks",
     "edges": "broker budget client clock locks sender spool state warehouse",
-    "shell": "admission aftermath backlog backup checking daemon deliver due harvest health holding "
-    "knowledge metrics posting probing prune publishing receivers relay replay "
+    "shell": "admission aftermath backlog backup checking daemon deliver due harvest health "
+    "holding knowledge metrics posting probing prune publishing receivers relay replay "
     "restore supervising sync upkeep walking",
     "entry": "app cli demo exporter fallback leash logs playground queues tasks ticks watch",
     "sandbox": "sandbox",

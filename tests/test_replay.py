@@ -14,7 +14,7 @@ from scenes import LOG, Scene, ids, made_scene, told
 from sqlalchemy import text
 
 from worker import clock, replay
-from worker.deliver import deliver_now
+from worker.backlog import deliver_now
 from worker.errors import ConfigInvalid, Stopped
 from worker.outbound import Health
 from worker.replay import Replayed

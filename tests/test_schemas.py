@@ -237,11 +237,12 @@ def said(tmp_path_factory):
         shown = (Shown(INTEGRATIONS, [gestal_integration()]), Shown(OF_A, [gestal_row()]))
         commit(store, harvest(store, folder, *shown))
         aftermath.relay(settings, engine, store)
+        brief = store.brief("farm")
     hold = Proposal(OF_A, "12 of 35 rows absent at once (34%)", ("ins_1", "ins_2"), 12 / 35)
     aftermath.record(settings, engine, source, [], Plan(holds=(hold,)), NOON)
     for error in (SourceRefused("farm answered 403"),) * 3 + (None,):
         run = outcomes.run_of("farm", RUN, error, Plan(), {}, NOON, NOON)
-        aftermath.conclude(settings, engine, source, [run], whole=True)
+        aftermath.conclude(settings, engine, source, [run], whole=True, brief=brief, requests=1)
     test_id = webhooks.notice_id(webhooks.TEST, "ops", NOON.isoformat())
     relay.announce(engine, [ops], test_id, webhooks.TEST, None, {}, NOON)
     deliver(
