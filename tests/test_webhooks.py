@@ -5,11 +5,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from receivers import NOON, SECRET, event
 from standardwebhooks import Webhook
 
 from worker import webhooks
 from worker.outbound import Answer, Claim, Health
+from worker.webhooks import Verdict
 
 OTHER_SECRET = "whsec_" + "b" * 42 + "=="
 MINUTE = timedelta(minutes=1)
@@ -268,6 +271,54 @@ def test_every_answer_has_one_consequence(answer, state, attempts, reason, delay
     assert settled.next_at == (None if delay is None else NOON + timedelta(seconds=delay))
 
 
+OVERLOAD = {"overload": True}
+AT_LEAST_A_MINUTE = {"overload": True, "unhurried": True}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "faults", "verdict"),
+    [
+        (range(200, 300), (), Verdict("delivered")),
+        ((410,), (), Verdict("dead", "gone", gone=True)),
+        (range(300, 400), (), Verdict("retry", "redirect")),
+        ((408, 425), ("dns", "reset", "protocol"), Verdict("retry")),
+        ((500, 501, 503, *range(505, 600)), ("connect",), Verdict("retry", **OVERLOAD)),
+        ((502, 504), ("deadline",), Verdict("retry", **AT_LEAST_A_MINUTE)),
+        ((429,), (), Verdict("retry", **AT_LEAST_A_MINUTE, uses_attempt=False)),
+        (
+            set(range(400, 500)) - {408, 410, 425, 429},
+            (),
+            Verdict("retry", "receiver_config"),
+        ),
+        ((), ("tls",), Verdict("retry", "tls")),
+        ((), ("blocked",), Verdict("dead", "blocked")),
+    ],
+    ids=[
+        "2xx is delivered",
+        "410 disables the endpoint",
+        "3xx is flagged and retried",
+        "408, 425, DNS, reset and protocol are retried",
+        "5xx and connect are retried and count towards the breaker",
+        "502, 504 and deadline wait for a minute, too",
+        "429 waits for a minute and uses up no attempt",
+        "another 4xx is flagged as the receiver's configuration and retried",
+        "TLS is flagged and retried",
+        "a blocked address is dead",
+    ],
+)
+def test_the_table_of_outcomes(statuses, faults, verdict):
+    for status in statuses:
+        assert webhooks.outcome(Answer(status)) == verdict, status
+    for fault in faults:
+        assert webhooks.outcome(Answer(fault=fault)) == verdict, fault
+
+
+@pytest.mark.parametrize("fault", ["tls", "blocked"])
+def test_what_a_person_must_mend_is_flagged_at_the_first_failure(fault):
+    verdict = webhooks.outcome(Answer(fault=fault))
+    assert webhooks.fare(Health(), verdict, NOON).flag == fault
+
+
 def test_ten_attempts_are_spread_over_75_hours_and_35_minutes():
     at, waits = NOON, []
     for used in range(9):
@@ -293,6 +344,21 @@ def test_jitter_adds_up_to_a_fifth():
     [
         ("30", 30),
         (" 30 ", 30),
+        ("\t30\t", 30),
+        ("0030", 30),
+        ("\u0663\u0660", 5),
+        ("30, 60", 5),
+        ("30 seconds", 5),
+        ("1e3", 5),
+        ("315360000", 86_400),
+        ("Sat, 01 Mar 2036 12:00:00 GMT", 86_400),
+        (" Sun, 01 Mar 2026 12:02:00 GMT ", 120),
+        ("Sunday, 01-Mar-26 12:02:00 GMT", 120),
+        ("Sun Mar  1 12:02:00 2026", 120),
+        ("Sun, 01 Mar 2026 13:02:00 +0100", 120),
+        ("Sat, 01 Mar 2016 12:00:00 GMT", 5),
+        ("Sun, 31 Feb 2026 12:00:00 GMT", 5),
+        ("<html>", 5),
         ("2", 5),
         ("0", 5),
         ("86401", 86_400),
@@ -311,6 +377,30 @@ def test_jitter_adds_up_to_a_fifth():
 def test_retry_after_raises_the_delay_up_to_a_day(asked, seconds):
     settled = settle(Answer(503, retry_after=asked))
     assert settled.next_at == NOON + timedelta(seconds=seconds)
+
+
+def test_without_retry_after_the_schedule_holds():
+    assert settle(Answer(503, retry_after=None)).next_at == NOON + timedelta(seconds=5)
+
+
+@pytest.mark.parametrize("status", [429, 502, 504])
+@pytest.mark.parametrize("nonsense", [None, "", "soon", "-1", "1.5"])
+def test_nonsense_in_retry_after_is_as_none_so_that_a_minute_is_waited(status, nonsense):
+    settled = settle(Answer(status, retry_after=nonsense))
+    assert settled.next_at == NOON + timedelta(seconds=60)
+
+
+@given(
+    asked=st.text(max_size=40),
+    attempts=st.integers(0, 8),
+    jitter=st.floats(0, 1),
+    status=st.sampled_from([429, 503, 504]),
+)
+@settings(max_examples=100, deadline=None)
+def test_whatever_retry_after_says_the_next_attempt_is_in_bounds(asked, attempts, jitter, status):
+    settled = settle(Answer(status, retry_after=asked), attempts=attempts, jitter=jitter)
+    least = webhooks.DELAYS[settled.attempts]
+    assert least <= settled.next_at - NOON <= 1.2 * timedelta(hours=24)
 
 
 def test_retry_after_is_believed_where_a_minute_would_be_waited_otherwise():
