@@ -102,8 +102,10 @@ def conclude(
     with transaction(engine) as session:
         after = sources.change_in(session, source, edit).failures
         runs.record_in(session, done)
-        if after == FAILURES_TO_TELL or (before >= FAILURES_TO_TELL and not after):
-            type_ = "sync.failed" if after else "sync.recovered"
+        # A sync that was rate limited leaves the count as it was: that is no news.
+        fails = failed and after == FAILURES_TO_TELL
+        if fails or (before >= FAILURES_TO_TELL and not after):
+            type_ = "sync.failed" if fails else "sync.recovered"
             bad = (run for run in done if outcomes.failed([run]))
             errors = sorted({run.error or run.reason or run.outcome for run in bad})
             data = {"source": source.name, "failures": after or before, "errors": errors}
