@@ -2,8 +2,8 @@
 
 import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -42,30 +42,29 @@ EVENTS = (
 )
 
 
-@pytest.fixture
-def deliver_to(tmp_path: Path) -> Iterator[Callable[[Receiver], Sequence[Received]]]:
+def delivered_to(receiver: Receiver, folder: Path) -> Sequence[Received]:
     """Sends EVENTS and a notice for real, as often as it takes; the requests as they were kept."""
-    engine = connect(f"sqlite:///{tmp_path}/state.db")
+    engine = connect(f"sqlite:///{folder}/state.db")
+    with serve_receiver(receiver) as listening:
+        crm = endpoint(url=listening.url, events=("*",), max_in_flight=1)
+        relay.register(engine, [crm], STORE, 0, clock.now())
+        relay.relay(engine, [crm], Log(STORE, len(EVENTS), EVENTS), clock.now())
+        facts = {"endpoint": "chat", "reason": "gone"}
+        relay.announce(engine, [crm], "ntc_1", DISABLED, None, facts, clock.now())
+        for ahead in (timedelta(), timedelta(seconds=20)):  # what failed is tried again then
 
-    def deliver_to(receiver: Receiver) -> Sequence[Received]:
-        with serve_receiver(receiver) as listening:
-            crm = endpoint(url=listening.url, events=("*",), max_in_flight=1)
-            relay.register(engine, [crm], STORE, 0, clock.now())
-            relay.relay(engine, [crm], Log(STORE, len(EVENTS), EVENTS), clock.now())
-            facts = {"endpoint": "chat", "reason": "gone"}
-            relay.announce(engine, [crm], "ntc_1", DISABLED, None, facts, clock.now())
-            for waited in range(0, 60, 20):
-                ahead = timedelta(seconds=waited)
-                deliver(
-                    engine,
-                    [crm],
-                    stop=threading.Event(),
-                    now=lambda ahead=ahead: clock.now() + ahead,  # type: ignore[misc]
-                )
-        return receiver.received
+            def now(ahead: timedelta = ahead) -> datetime:
+                return clock.now() + ahead
 
-    yield deliver_to
+            deliver(engine, [crm], stop=threading.Event(), now=now)
     engine.dispose()
+    return receiver.received
+
+
+@pytest.fixture(scope="module")
+def requests(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Received]:
+    """What arrives where all goes well."""
+    return delivered_to(Receiver(SECRET), tmp_path_factory.mktemp("state"))
 
 
 def taken(requests: Sequence[Received], last: dict[str, int]) -> list[str | None]:
@@ -81,9 +80,9 @@ def test_the_lines_are_few_enough_to_copy() -> None:
 
 
 def test_events_of_installs_and_integrations_and_a_notice_are_taken_once(
-    deliver_to: Callable[..., Sequence[Received]],
+    requests: Sequence[Received],
 ) -> None:
-    requests, last = deliver_to(Receiver(SECRET)), dict[str, int]()
+    last: dict[str, int] = {}
     assert taken(requests, last) == ["1", "2", "3", "4", "endpoint.disabled"]
     assert last == {
         "voice/install/ins_1": 3,
@@ -95,29 +94,27 @@ def test_events_of_installs_and_integrations_and_a_notice_are_taken_once(
 
 
 def test_what_is_sent_again_because_the_answer_was_lost_is_taken_once(
-    deliver_to: Callable[..., Sequence[Received]],
+    tmp_path: Path,
 ) -> None:
     receiver = Receiver(SECRET)
     receiver.then_reset()  # it was kept, but nobody knows
-    requests = deliver_to(receiver)
+    requests = delivered_to(receiver, tmp_path)
     ids = [one.headers["webhook-id"] for one in requests]
     assert ids.count("evt_1") == 2
     assert sorted(filter(None, taken(requests, {}))) == ["1", "2", "3", "4", "endpoint.disabled"]
 
 
 def test_what_a_later_event_of_the_install_has_overtaken_is_left(
-    deliver_to: Callable[..., Sequence[Received]],
+    requests: Sequence[Received],
 ) -> None:
-    requests = sorted(
-        deliver_to(Receiver(SECRET)), key=lambda one: one.headers["webhook-id"], reverse=True
-    )
-    assert taken(requests, {}) == ["endpoint.disabled", "4", "3", "2", None]
+    late = sorted(requests, key=lambda one: one.headers["webhook-id"], reverse=True)
+    assert taken(late, {}) == ["endpoint.disabled", "4", "3", "2", None]
 
 
 def test_what_is_forged_or_changed_on_the_way_raises_and_is_not_remembered(
-    deliver_to: Callable[..., Sequence[Received]],
+    requests: Sequence[Received],
 ) -> None:
-    request, last = deliver_to(Receiver(SECRET))[0], dict[str, int]()
+    request, last = requests[0], dict[str, int]()
     headers = dict(request.headers)
     forged = [
         (request.body.replace(b"ins_1", b"ins_9"), headers),
@@ -132,9 +129,9 @@ def test_what_is_forged_or_changed_on_the_way_raises_and_is_not_remembered(
 
 
 def test_after_a_restore_a_receiver_that_forgot_takes_lower_sequences(
-    deliver_to: Callable[..., Sequence[Received]],
+    requests: Sequence[Received],
 ) -> None:
-    requests, last = deliver_to(Receiver(SECRET)), {"voice/install/ins_2": 900}
+    last = {"voice/install/ins_2": 900}
     assert "2" not in taken(requests, last)
     last.clear()
     assert "2" in taken(requests, last)

@@ -209,7 +209,7 @@ def assert_said_well(events: list[Event]) -> None:
         assert len(body) <= webhooks.MAX_BODY
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(answers=st.lists(st.none() | rows, min_size=2, max_size=4))
 def test_whatever_a_source_answers_is_said_as_the_schema_says(answers):
     assert_said_well(events_of(*answers))
@@ -328,12 +328,15 @@ def assert_closed(message: Any) -> None:
             assert refused(wrong, type), (path, name)
 
 
-@pytest.mark.parametrize("body", SAID, ids=[param.values[0] for param in EVENTS])
-def test_an_event_with_one_thing_more_or_less_or_other_is_refused(body):
-    message = check(body)
-    assert_closed(message)
-    for type in set(EVENT_TYPES) - {message["type"]}:
-        assert refused(message, type)
+@pytest.mark.parametrize("type", ["install.upgraded", "install.deleted", "integration.updated"])
+def test_an_event_with_one_thing_more_or_less_or_other_is_refused(type):
+    assert_closed(next(message for message in map(check, SAID) if message["type"] == type))
+
+
+def test_an_event_is_not_as_the_schema_of_another_type_says():
+    for message in map(json.loads, SAID):
+        for type in set(EVENT_TYPES) - {message["type"]}:
+            assert refused(message, type)
 
 
 def test_a_notice_with_one_thing_more_or_less_or_other_is_refused(said):
@@ -391,7 +394,7 @@ def run(capsys, *arguments):
     return ended.value.code, out, err
 
 
-@pytest.mark.parametrize("type", [*EVENT_TYPES, *NOTICE_TYPES])
+@pytest.mark.parametrize("type", ["install.upgraded", "integration.deleted", "sync.held"])
 def test_a_schema_is_printed_as_one_json_document(type, capsys):
     for options in ((), ("--json",)):
         code, out, _ = run(capsys, type, *options)
