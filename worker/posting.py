@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 
 from worker import __version__, webhooks
@@ -33,6 +34,7 @@ class Post:
         started_at, began = self._now(), asyncio.get_running_loop().time()
         answer = await sender.send(_headers(endpoint, claim, started_at), claim.body)
         seconds = asyncio.get_running_loop().time() - began
+        answer = replace(answer, body=endpoint.concealed(answer.body))
         return Attempt(claim, answer, started_at, seconds)
 
     async def aclose(self) -> None:

@@ -1,6 +1,7 @@
 """One `[[endpoints]]` table: a configured webhook receiver."""
 
 import binascii
+import re
 from base64 import b64decode
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
@@ -42,6 +43,7 @@ _RESERVED = frozenset({
     "transfer-encoding", "upgrade",
 })  # fmt: skip
 _RESERVED_PREFIXES = ("webhook-", "stocktake-", "proxy-")
+_SHORTEST_SECRET = 8  # what is shorter is a word that any answer may have in it
 _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # RFC 9110, 5.6.2
 
 
@@ -111,6 +113,19 @@ class Endpoint(Table):
     def origin(self) -> str:
         """Scheme, host and port of the address: what may be shown of it."""
         return origin(self.url.get_secret_value())
+
+    def concealed(self, answer: bytes) -> bytes:
+        """What the receiver answered, without the secrets of this endpoint that it may quote."""
+        for piece in self._secret_pieces():
+            answer = answer.replace(piece.encode(), b"[hidden]")
+        return answer
+
+    def _secret_pieces(self) -> list[str]:
+        # Not the keys: nobody is sent them.
+        target = self.url.get_secret_value().removeprefix(self.origin)
+        pieces = set(re.split(r"[/?&=]", target))
+        pieces.update(*(value.get_secret_value().split() for value in self.headers.values()))
+        return sorted((each for each in pieces if len(each) >= _SHORTEST_SECRET), key=len)[::-1]
 
     @field_validator("url")
     @classmethod

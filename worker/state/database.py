@@ -172,7 +172,7 @@ def _make_private(settings: Settings) -> None:
 
 
 def _sqlite(url: URL) -> Engine:
-    engine = create_engine(url)
+    engine = create_engine(url, hide_parameters=True)  # errors do not quote values
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin)
     return engine
@@ -199,7 +199,7 @@ def _postgresql(url: URL) -> Engine:
     # Without a time-out a host that is away would be waited for as long as the kernel likes.
     patience = {} if "connect_timeout" in url.query else {"connect_timeout": 10}
     # A connection is tried before it is used: a server that was restarted costs nothing.
-    engine = create_engine(url, pool_pre_ping=True, connect_args=patience)
+    engine = create_engine(url, pool_pre_ping=True, connect_args=patience, hide_parameters=True)
     event.listen(engine, "connect", _prepare_postgresql)
     return engine
 
