@@ -142,6 +142,18 @@ def test_a_warning_of_python_is_a_line_like_others(logged: Callable[[Any], Logge
     assert "careful\nwith that" in document["message"]
 
 
+def test_what_others_print_is_put_into_a_line_of_json() -> None:
+    ours = '{"time": "2026-01-01T00:00:00.000000Z", "level": "info", "message": "sync"}'
+    assert logs.enveloped("sync", ours) == ours
+    wrapped = json.loads(logs.enveloped("broker", 'Ready to "accept" connections'))
+    assert wrapped.pop("time").endswith("Z")
+    assert wrapped == {
+        "level": "info",
+        "logger": "broker",
+        "message": 'Ready to "accept" connections',
+    }
+
+
 def test_celery_leaves_the_logs_as_they_are_configured(logged: Callable[[Any], Logged]) -> None:
     from celery import Celery
     from celery.signals import setup_logging

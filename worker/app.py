@@ -32,6 +32,8 @@ def _settings() -> Settings:
 
 
 settings = _settings()
+# At once, and not only when Celery asks: what it warns of before is a line of log as well.
+configure(settings.log.format, settings.log.level)
 # Beat keeps the times of its last ticks there.
 settings.private_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 

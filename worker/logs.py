@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from worker import clock
+
 _BARE = re.compile(r"[\w.:/@+*-]+")  # a value that needs no quotes
 
 
@@ -51,6 +53,14 @@ def configure(format: Literal["text", "json"], level: str) -> None:
     logging.captureWarnings(True)
 
 
+def enveloped(name: str, line: str) -> str:
+    """What the program `name` printed as a line of JSON, which it is if it was logged here."""
+    if line.startswith("{"):
+        return line
+    told = {"time": _stamp(clock.now()), "level": "info", "logger": name, "message": line}
+    return json.dumps(told)
+
+
 def visible(text: str) -> str:
     """`text` with what cannot be seen escaped: what a source says makes no line of its own."""
     if text.isprintable():
@@ -81,4 +91,8 @@ def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
 
 
 def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return _stamp(datetime.fromtimestamp(record.created, UTC))
+
+
+def _stamp(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")

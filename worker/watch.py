@@ -15,7 +15,7 @@ from threading import Event, Lock
 from typing import Any, Final, NoReturn
 
 from worker import broker
-from worker.logs import configure
+from worker.logs import configure, enveloped
 from worker.supervising import Program, Supervisor
 
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -54,8 +54,7 @@ def _teller(format: str) -> Callable[[str, str], None]:
     writing = Lock()
 
     def tell(name: str, line: str) -> None:
-        # A JSON line says itself where it comes from.
-        text = line if format == "json" else f"{name:<7} | {line}"
+        text = enveloped(name, line) if format == "json" else f"{name:<7} | {line}"
         with writing:
             print(text, file=sys.stderr, flush=True)
 
