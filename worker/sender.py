@@ -226,7 +226,11 @@ class _TimedStream(httpcore.AsyncNetworkStream):
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
         _steps.get().begin("tls")
-        return _TimedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        try:
+            return _TimedStream(await self._stream.start_tls(ssl_context, server_hostname, timeout))
+        except asyncio.CancelledError:  # at the deadline; httpcore closes it after errors alone
+            await self._stream.aclose()
+            raise
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
