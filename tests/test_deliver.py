@@ -1,5 +1,7 @@
 """The way of a delivery from the state store to a receiver and back."""
 
+import subprocess
+import sys
 import threading
 from contextlib import ExitStack
 from datetime import timedelta
@@ -18,6 +20,7 @@ from worker.sender import Sender
 from worker.state import connect, deliveries, transaction
 
 SECOND = timedelta(seconds=1)
+HANG_S = 30.0  # how long a broken program may block a test
 
 
 @pytest.fixture
@@ -167,6 +170,49 @@ def test_after_a_stop_nothing_more_is_claimed_and_what_is_in_flight_ends(engine,
     assert [state for _, state in rows(engine, "event_id", "state")] == ["delivered", "pending"]
 
 
+def test_what_outlasts_a_stop_is_broken_off_and_due_again(engine, open_receiver):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1, "ins_1"), event(2, "ins_2"))
+    stop = threading.Event()
+
+    def reply(handler, received):
+        if received.headers["webhook-id"] == "evt_1":
+            while rows(engine, "event_id", "state")[1] != ("evt_2", "delivered"):
+                assert not receiver.released.wait(0.005)
+            stop.set()
+            receiver.hang(handler, received)
+        replying(204)(handler, received)
+
+    receiver.reply = reply
+    assert send(engine, [crm], stop=stop, grace_s=0.0) == Delivered(1, 0, 0, 1)
+    assert rows(engine, "event_id", "state", "attempts", "lease_token") == [
+        ("evt_1", "pending", 0, None),
+        ("evt_2", "delivered", 1, None),
+    ]
+    receiver.reply = replying(204)
+    assert send(engine, [crm]) == Delivered(1, 0, 0, 0)
+    assert [each.headers["stocktake-attempt"] for each in receiver.received] == ["1"] * 3
+
+
+def test_what_a_dead_process_had_in_flight_is_sent_at_once(engine, open_receiver):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1), event(2))
+    claiming = "\n".join(
+        (
+            "from worker import clock",
+            "from worker.state import connect, deliveries, transaction",
+            f"with transaction(connect({str(engine.url)!r})) as session:",
+            f"    deliveries.claim(session, 'crm', 1, clock.now().replace(year={NOON.year + 9}))",
+        )
+    )
+    subprocess.run([sys.executable, "-c", claiming], check=True)
+    assert [state for _, state in rows(engine, "event_id", "state")] == ["in_flight", "pending"]
+    assert send(engine, [crm]) == Delivered(2, 0, 0, 0)
+    assert sent(receiver) == ["evt_1", "evt_2"]
+
+
 def test_a_crash_between_claim_and_record_sends_again_when_the_lease_ends(engine, open_receiver):
     receiver = open_receiver()
     crm = endpoint(url=receiver.url)
@@ -274,6 +320,59 @@ def test_gone_disables_the_endpoint_pauses_the_rest_and_tells_the_others(engine,
     (told,) = watcher.received
     assert told.headers["stocktake-event-type"] == "endpoint.disabled"
     assert b'"endpoint":"crm","reason":"gone"' in told.body
+
+
+def in_four_flights(engine, open_receiver, meanwhile):
+    """The states of an endpoint's deliveries after `meanwhile` happens with the four in flight:
+    gone, busy, a success and a silence; and before anything was answered."""
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url, events=("*",))
+    due(engine, [crm], *(event(number, f"ins_{number}") for number in range(1, 7)))
+    together = threading.Barrier(4, action=meanwhile)
+    statuses = {"evt_1": 410, "evt_2": 503, "evt_3": 204, "evt_4": 408}
+
+    def reply(handler, received):
+        together.wait(HANG_S)
+        replying(statuses[received.headers["webhook-id"]])(handler, received)
+
+    receiver.reply = reply
+    send(engine, [crm])
+    assert sorted(sent(receiver)) == list(statuses)
+    return rows(engine, "event_id", "state", "attempts")
+
+
+def test_what_is_in_flight_when_an_endpoint_is_gone_ends_by_itself(engine, open_receiver):
+    states = in_four_flights(engine, open_receiver, lambda: None)
+    assert states[0] == ("evt_1", "dead", 1)
+    assert states[2] == ("evt_3", "delivered", 1)
+    # Answered before the 410 or after it: what is left waits until somebody enables the endpoint.
+    assert states[1][2] == states[3][2] == 1
+    assert [state for _, state, _ in states[4:]] == ["paused", "paused"]
+    assert [state for _, state, _ in states[1:4:2]] == ["paused", "paused"]
+    assert rows(engine, "disabled_reason", table="endpoints") == [("gone",)]
+
+
+def test_an_endpoint_paused_while_four_are_in_flight_keeps_what_came_of_them(engine, open_receiver):
+    def pause():
+        with transaction(engine) as session:
+            deliveries.save_health(session, "crm", Health(paused=True))
+            deliveries.pause_pending(session, "crm", "paused")
+
+    assert in_four_flights(engine, open_receiver, pause) == [
+        ("evt_1", "dead", 1),
+        ("evt_2", "paused", 1),
+        ("evt_3", "delivered", 1),
+        ("evt_4", "paused", 1),
+        ("evt_5", "paused", 0),
+        ("evt_6", "paused", 0),
+    ]
+
+
+def test_an_endpoint_removed_while_four_are_in_flight_leaves_nothing_open(engine, open_receiver):
+    states = in_four_flights(
+        engine, open_receiver, lambda: relay.register(engine, [], STORE, 0, NOON)
+    )
+    assert [state for _, state, _ in states] == ["dead"] * 6
 
 
 def test_a_blocked_address_ends_the_delivery_and_flags_the_endpoint(engine, open_receiver):

@@ -235,7 +235,7 @@ def test_the_wait_ends_with_the_first_byte_and_the_rest_is_reading(receiver):
 
     def take_time():
         began = time.monotonic()
-        receiver.released.wait(0.02)
+        receiver.released.wait(0.1)
         took.append(time.monotonic() - began)
 
     def reply(handler, _received):
@@ -246,9 +246,9 @@ def test_the_wait_ends_with_the_first_byte_and_the_rest_is_reading(receiver):
 
     receiver.reply = reply
     phases = send(receiver.url).phases
-    # The wait may have begun a little after the request was there.
+    # Each may have begun a little after the other side did its part.
     assert phases["send"] + phases["wait"] >= took[0]
-    assert phases["read"] >= took[1] / 2
+    assert phases["read"] >= took[1] / 10
 
 
 def test_a_defect_is_a_fault_that_quotes_nothing(receiver):

@@ -1,6 +1,6 @@
 """A light webhook receiver that runs in a process of its own, so that it takes no time of ours.
 
-`python mailbox.py SHARE`: prints its port, answers that share of its requests with 503 and the
+`python letterbox.py SHARE`: prints its port, answers that share of its requests with 503 and the
 others with 204, a path that begins with /silent never; when stdin ends, prints what arrived.
 """
 
@@ -35,7 +35,7 @@ class Letter:
 
 
 @dataclass
-class Mailbox:
+class Letterbox:
     """The receiver, as the process that started it sees it."""
 
     url: str
@@ -43,13 +43,13 @@ class Mailbox:
 
 
 @contextmanager
-def mailbox(busy: float = 0.0) -> Iterator[Mailbox]:
+def letterbox(busy: float = 0.0) -> Iterator[Letterbox]:
     """A receiver in its own process, until the end of the block."""
     command = [sys.executable, __file__, str(busy)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin
         assert process.stdout
-        box = Mailbox(f"http://127.0.0.1:{int(process.stdout.readline())}")
+        box = Letterbox(f"http://127.0.0.1:{int(process.stdout.readline())}")
         try:
             yield box
         finally:
