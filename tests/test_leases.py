@@ -4,17 +4,20 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
+from platforms import Stocktake, Unhurried, source_rows
 from sqlalchemy import Engine
 
 from worker import clock
 from worker.errors import StoreBusy
+from worker.sandbox.seeding import gestal_world
 from worker.state import connect, leases, transaction
 from worker.state.leases import LIFE, lease
 from worker.state.tables import LeaseRow
+from worker.sync import Wish, sync
 
 HOLDER = """
 import sys
@@ -153,3 +156,22 @@ def test_a_lease_that_was_lost_is_not_renewed(engine: Engine) -> None:
     before = row(engine).expires_at
     leases._renew(engine, "sync farm", 4, Once())
     assert row(engine).expires_at == before
+
+
+@pytest.mark.slow
+def test_a_state_store_that_is_lost_amid_a_sync_gives_no_fence_twice(
+    take: Callable[..., Stocktake],
+) -> None:
+    """The second sync, whose lease knows of no first one, is the newer one all the same."""
+    farm = take(gestal_world(installs=3, seed=1, now=clock.now()))
+    lost = iter([True])
+
+    def lose(_scope: str, _seen: int, _total: int | None) -> None:
+        if next(lost, False):
+            with transaction(farm.engine) as session:
+                session.connection().exec_driver_sql("delete from leases")
+            farm.sync()
+
+    with pytest.raises(StoreBusy, match=r"a newer sync \(lease 2\) has committed.*\(lease 1\)"):
+        sync(farm.settings, farm.engine, farm.source, Wish(), Unhurried(), lose)
+    assert farm.active() == set(source_rows(farm.world))

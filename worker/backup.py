@@ -79,14 +79,14 @@ def read(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
-        sizes = {name: (folder / name).stat().st_size for name in manifest.bytes}
+        sizes = {name: (folder / name).stat().st_size for name in (STORE, STATE)}
     except (OSError, msgspec.MsgspecError) as error:
         raise ConfigInvalid(str(folder), [f"is no backup: {_why(error)}"]) from None
     known = {"state": schema.VERSION, "warehouse": warehouse.SCHEMA_VERSION}
     for name, version in {**manifest.schemas, "format": manifest.format}.items():
         if version > (knows := known.get(name, FORMAT)):
             raise StoreNewer(str(folder), manifest.stocktake, version, knows)
-    if broken := [name for name, size in manifest.bytes.items() if sizes[name] != size]:
+    if broken := [name for name, size in sizes.items() if manifest.bytes.get(name) != size]:
         raise ConfigInvalid(str(folder), [f"is not whole: {name} is cut off" for name in broken])
     return manifest
 

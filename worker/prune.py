@@ -6,8 +6,8 @@ from sqlalchemy import Engine
 
 from worker import clock, spool
 from worker.settings import Settings
-from worker.state import deliveries, opened, runs, transaction
-from worker.upkeep import migrate
+from worker.state import deliveries, runs, transaction
+from worker.upkeep import brought_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,5 @@ def prune(settings: Settings, engine: Engine) -> Pruned:
 
 def prune_due(settings: Settings) -> None:
     """What the sync worker does once a day."""
-    migrate(settings)
-    with opened(settings) as engine:
+    with brought_up(settings) as engine:
         prune(settings, engine)

@@ -53,7 +53,11 @@ def restore(settings: Settings, folder: Path) -> Restored:
     nothing else opens the stores. StoreBusy while `up` runs or something is being synced.
     """
     manifest = backup.read(folder)
-    with _nobody_else(settings), unchecked(settings, finished=False) as engine:
+    with (
+        _written(settings),
+        _nobody_else(settings),
+        unchecked(settings, finished=False) as engine,
+    ):
         with warehouse.locked(settings.private_dir):
             _refuse_while_leased(engine)
             fences = _fences(settings.store_path)
@@ -75,6 +79,15 @@ def restore(settings: Settings, folder: Path) -> Restored:
         store.store_id, manifest.made_at, store.last_sequence, store.active_installs,
         store.sources, dead, copy,
     )  # fmt: skip
+
+
+@contextmanager
+def _written(settings: Settings) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreUnusable(f"cannot restore into {settings.data_dir}: {reason}") from error
 
 
 @contextmanager

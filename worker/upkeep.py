@@ -1,14 +1,17 @@
 """Brings stores that an older stocktake wrote to the schemas of this one."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Engine
 
 from worker import backup, clock, warehouse
+from worker.errors import StoreOlder
 from worker.settings import Settings
-from worker.state import schema
+from worker.state import connect_state, schema
 from worker.state.database import snapshot, unchecked
 
 log = logging.getLogger(__name__)
@@ -55,6 +58,21 @@ def migrate(settings: Settings) -> Migrated:
         found.state.found, found.state.now, found.warehouse.found, found.warehouse.now, copy,
     )  # fmt: skip
     return Migrated(found.state, found.warehouse, copy)
+
+
+@contextmanager
+def brought_up(settings: Settings) -> Iterator[Engine]:
+    """The state store, closed at the end; both stores are brought up first if it is an older one.
+    The other store is not looked at for that: it may be busy, and who asks may not need it."""
+    try:
+        engine = connect_state(settings)
+    except StoreOlder:
+        migrate(settings)
+        engine = connect_state(settings)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def _found(settings: Settings, engine: Engine) -> Migrated:

@@ -125,6 +125,9 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
         else:
             reading = connection.execution_options(**{_READS: True})
         with reading.begin():
+            if reading.dialect.name == "postgresql":
+                # A backup copies the other store meanwhile. It locks nothing here.
+                reading.exec_driver_sql("set local idle_in_transaction_session_timeout = 0")
             yield reading
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import Session, select
 
 from worker import clock
@@ -86,7 +87,7 @@ def _renew(engine: Engine, name: str, fence: int, done: threading.Event) -> None
             with transaction(engine) as session:
                 if row := _held(session, name, fence):
                     row.expires_at = clock.now() + LIFE
-        except StocktakeError as error:
+        except (StocktakeError, SQLAlchemyError) as error:
             # Time enough for the next try; and the fence guards a lease that was lost meanwhile.
             log.warning("lease name=%r error=%r", name, str(error))
 

@@ -120,7 +120,10 @@ def migrate(path: Path, now: datetime, patience_s: float = PATIENCE_S) -> int:
         version = _version(connection)
         _refuse_newer(connection, path, version)
         if version < SCHEMA_VERSION:
-            _bring_up(connection, version, now)
+            try:
+                _bring_up(connection, version, now)
+            except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+                raise StoreUnusable(f"cannot migrate {path}: {_first_line(error)}") from error
         return version
 
 

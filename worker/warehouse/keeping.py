@@ -73,15 +73,18 @@ def renew(
 
     What was absent when the copy was taken is proof of nothing now: two new walks decide.
     """
-    with closing(connection.connect(copy, now)) as opened:
-        opened.execute("begin")
-        opened.execute(sql.statement("rename_store"), {"store_id": store_id})
-        for source, fence in leases.items():
-            opened.execute(sql.statement("take_fence"), {"source": source, "fence": fence})
-        opened.execute(sql.statement("forget_suspects"))
-        opened.execute(sql.statement("forget_suspected_rounds"))
-        opened.execute("commit")
-        return opened.execute(sql.statement("select_baselines")).fetchall()
+    try:
+        with closing(connection.connect(copy, now)) as opened:
+            opened.execute("begin")
+            opened.execute(sql.statement("rename_store"), {"store_id": store_id})
+            for source, fence in leases.items():
+                opened.execute(sql.statement("take_fence"), {"source": source, "fence": fence})
+            opened.execute(sql.statement("forget_suspects"))
+            opened.execute(sql.statement("forget_suspected_rounds"))
+            opened.execute("commit")
+            return opened.execute(sql.statement("select_baselines")).fetchall()
+    except duckdb.Error as error:
+        raise StoreUnusable(f"cannot write {copy}: {str(error).splitlines()[0]}") from error
 
 
 def put(fresh: Path, store: Path) -> None:
