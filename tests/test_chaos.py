@@ -86,14 +86,17 @@ def test_whoever_is_killed_in_any_weather_nothing_is_lost_doubled_or_made_up(
 
 
 def strike(killer: Killer, up: Daemon, around: Weather) -> None:
-    """Kills somebody, half of the time in the middle of what they do."""
-    role = killer.random.choice(ROLES)
-    pid = alive(up, role)
+    """Kills one or two of those that run, mostly in the middle of what they do."""
+    wait_for(lambda: len(up.parts()) >= 4, what="most of it runs")
+    parts = up.parts()
+    roles = [role for role in ROLES if role in parts]
+    chosen = set(killer.random.choices(roles, k=killer.random.choice((1, 1, 2))))
     if killer.random.random() < 0.7:
-        await_work(role, around)
-    killer.pause(0.3 if role in ("sync", "deliver") else 1.0)
-    killer.kill(role, pid)
-    if role == "up":
+        await_work("deliver" if "deliver" in chosen else "sync", around)
+    killer.pause(0.3)
+    for role in chosen:
+        killer.kill(role, parts[role])
+    if "up" in chosen:
         up.again()
     # Whoever dies again and again is started later and later; there must be work in between.
     killer.pause(1.5)
@@ -112,7 +115,7 @@ def await_work(role: str, around: Weather) -> None:
         requests = around.running.server.requests
         return len(around.flaky.arrivals) if role == "deliver" else sum(map(len, requests.values()))
 
-    before, until = count(), monotonic() + 3
+    before, until = count(), monotonic() + 2
     wait_for(lambda: count() > before or monotonic() > until)
 
 
