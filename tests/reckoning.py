@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from killing import HANG_S, wait_for
 from platforms import World, source_rows
 from sqlalchemy import text
 from weather import Arrival, Weather
@@ -167,3 +168,24 @@ def _out_of_order(arrivals: Sequence[Arrival]) -> set[str]:
 def as_figures(wrong: Reckoning, sizes: Mapping[str, int]) -> dict[str, int]:
     """Both in one line of figures."""
     return {**sizes, **asdict(wrong)}
+
+
+def settle(settings: Settings, around: Weather) -> float:
+    """Until the daemon, by itself, has the snapshot equal to the source and everything delivered;
+    the claims of a deliverer that was killed have to lapse first."""
+    engine = connect_state(settings)
+
+    def is_done() -> bool:
+        with engine.connect() as state:
+            query = "select count(*) from deliveries where state in ('pending', 'in_flight')"
+            waiting = state.execute(text(query)).scalar_one()
+        return (
+            not waiting
+            and settings.published_path.exists()
+            and not any(untold(settings, world, name) for name, world in around.worlds.items())
+        )
+
+    try:
+        return wait_for(is_done, 5 * HANG_S, "all is told and delivered", every_s=0.5)
+    finally:
+        engine.dispose()

@@ -9,13 +9,11 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 
 import pytest
-from killing import HANG_S, Daemon, Killer, daemon, wait_for
-from reckoning import as_figures, check_deliveries, check_store, reckoned, untold
-from sqlalchemy import text
+from killing import Daemon, Killer, daemon, wait_for
+from reckoning import as_figures, check_deliveries, check_store, reckoned, settle
 from weather import Weather, weather
 
-from worker.settings import Settings, load
-from worker.state import connect_state
+from worker.settings import load
 
 pytestmark = [
     pytest.mark.slow,
@@ -117,22 +115,3 @@ def await_work(role: str, around: Weather) -> None:
 
     before, until = count(), monotonic() + 2
     wait_for(lambda: count() > before or monotonic() > until)
-
-
-def settle(settings: Settings, around: Weather) -> float:
-    """Until the daemon, by itself, has the snapshot equal to the source and everything delivered;
-    the claims of a deliverer that was killed have to lapse first."""
-    engine = connect_state(settings)
-
-    def is_done() -> bool:
-        with engine.connect() as state:
-            query = "select count(*) from deliveries where state in ('pending', 'in_flight')"
-            waiting = state.execute(text(query)).scalar_one()
-        return not waiting and not any(
-            untold(settings, world, name) for name, world in around.worlds.items()
-        )
-
-    try:
-        return wait_for(is_done, 5 * HANG_S, "all is told and delivered", every_s=0.5)
-    finally:
-        engine.dispose()

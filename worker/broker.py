@@ -9,6 +9,7 @@ from typing import Final
 from worker.errors import ConfigInvalid
 
 _LONGEST_PATH: Final = 103  # of a unix socket, on macOS; Linux has 107 bytes
+_FOLDER: Final = "broker"
 
 
 def command(socket_path: Path) -> list[str]:
@@ -30,7 +31,7 @@ def command(socket_path: Path) -> list[str]:
         # Wake-ups that were sent while the workers were away need not survive a crash, but may.
         "appendonly": "yes",
         "appendfsync": "everysec",
-        "appenddirname": "broker",
+        "appenddirname": _FOLDER,
         "save": "",
         "maxmemory-policy": "noeviction",
         "daemonize": "no",
@@ -45,6 +46,15 @@ def answers(socket_path: Path) -> bool:
         trial.connect(str(socket_path))
         return True
     return False
+
+
+def forget(socket_path: Path, exit_code: int) -> None:
+    """Removes what a broker kept that could not start: a damaged file ends it with 1, for ever.
+
+    Nothing is lost but wake-ups, and the next ticks stand for them.
+    """
+    if exit_code > 0:
+        shutil.rmtree(socket_path.parent / _FOLDER, ignore_errors=True)
 
 
 def _server() -> str:

@@ -51,11 +51,16 @@ def look_after(app: Celery, queues: Collection[str], stop: Event) -> Thread:
 
 def _look_after(app: Celery, queues: Collection[str], stop: Event) -> None:
     rounds = list(_rounds(app, queues))
+    own: dict[str, datetime] = {}  # when the last round of each kind ended that was begun here
     # A worker that fails instead of stopping must not be kept alive by this thread.
     while not stop.wait(_POLL_S) and threading.main_thread().is_alive():
         for round_, schedule in rounds:
-            if is_overdue(schedule, round_.ended_at, clock.now()):
+            # Who had to begin by himself goes on in time until somebody wakes him again.
+            is_alone = own.get(round_.name) == round_.ended_at
+            patience = timedelta() if is_alone else PATIENCE
+            if is_overdue(schedule, round_.ended_at, clock.now() - patience):
                 round_()
+                own[round_.name] = round_.ended_at
 
 
 def _rounds(app: Celery, queues: Collection[str]) -> Iterator[tuple[Round, timedelta | CronTicks]]:
@@ -67,7 +72,7 @@ def _rounds(app: Celery, queues: Collection[str]) -> Iterator[tuple[Round, timed
 
 
 def is_overdue(schedule: timedelta | CronTicks, last: datetime, now: datetime) -> bool:
-    """Whether the tick that should have followed `last` did not come, and will not."""
+    """Whether the tick that follows the round that ended at `last` should have come by `now`."""
     when: Every | Cron = Every(schedule) if isinstance(schedule, timedelta) else schedule.cron
-    # A `last` in the future comes from a clock that was set back.
-    return last > now or next_after(when, last) + PATIENCE <= now
+    # A `last` that far in the future comes from a clock that was set back.
+    return last > now + 2 * PATIENCE or next_after(when, last) <= now

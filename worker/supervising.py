@@ -23,11 +23,14 @@ _POLL_S: Final = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What is to run. What starts after it waits until it is `ready`, for a few seconds."""
+    """What is to run. What starts after it waits until it is `ready`, for a few seconds.
+
+    `failed` is called with its exit code when it has ended by itself."""
 
     name: str
     command: Sequence[str]
     ready: Callable[[], bool] = lambda: True
+    failed: Callable[[int], None] = lambda code: None
     stops_last: bool = False
 
 
@@ -93,6 +96,7 @@ class Supervisor:
             "%s ended with %s; it is started again in %g s",
             each.program.name, _ending(each.process.returncode), pause,
         )  # fmt: skip
+        each.program.failed(each.process.returncode)
         each.process = None
 
     def _start(self, each: _Running) -> None:

@@ -46,7 +46,9 @@ def main(plan: Mapping[str, Any]) -> None:
 
 def _program(name: str, command: Sequence[str], socket_path: Path) -> Program:
     if name == "broker":
-        return Program(name, command, partial(broker.answers, socket_path), stops_last=True)
+        ready = partial(broker.answers, socket_path)
+        failed = partial(broker.forget, socket_path)
+        return Program(name, command, ready, failed, stops_last=True)
     return Program(name, command)
 
 
