@@ -30,6 +30,7 @@ _ENDPOINTS = table_of(EndpointRow)
 _NOTICES = table_of(Notice)
 _DELIVERIES = table_of(Delivery)
 _ATTEMPTS = table_of(AttemptRow)
+_DRAFTED = tuple(field.name for field in fields(Draft))
 _HEALTH = tuple(_ENDPOINTS.c[field.name] for field in fields(Health))
 
 
@@ -139,7 +140,7 @@ def add(
 def _row(draft: Draft, halted: str | None, now: datetime, replay_id: str) -> dict[str, Any]:
     return {
         "delivery_id": _delivery_id(draft.endpoint, draft.event_id, replay_id),
-        **asdict(draft),
+        **{name: getattr(draft, name) for name in _DRAFTED},
         "state": "paused" if halted else "pending",
         "reason": halted,
         "attempts": 0,
