@@ -15,11 +15,12 @@ from sqlalchemy import text
 
 from worker import clock, replay
 from worker.backlog import deliver_now
+from worker.due import sync_due
 from worker.errors import ConfigInvalid, Stopped
 from worker.outbound import Health
 from worker.replay import Replayed
 from worker.settings import Endpoint
-from worker.state import deliveries, replays, transaction
+from worker.state import deliveries, replays, sources, transaction
 from worker.warehouse import Store
 
 
@@ -255,6 +256,18 @@ def test_after_a_crash_the_rest_is_made_by_the_next_delivery_run(
     deliver_now(settings, scene.outpost.engine, stop)
     assert len(scene.rows("1", where="is_replay")) == 3
     assert scene.unfinished() == 0
+
+
+def test_after_a_crash_the_daemon_goes_on_with_a_replay(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_batches(monkeypatch, 1)
+    killed(scene, monkeypatch, 1, since=NOON)
+    settings, engine = scene.outpost.settings, scene.outpost.engine
+    sources.pause(engine, settings.sources[0])  # so that there is nothing else to do
+    assert sync_due(settings, threading.Event())
+    assert told(scene.deliver()) == LOG
+    assert not sync_due(settings, threading.Event())
 
 
 def unreachable() -> Endpoint:

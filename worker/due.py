@@ -7,7 +7,7 @@ from typing import Final
 
 from sqlalchemy import Engine
 
-from worker import clock
+from worker import clock, replay
 from worker.errors import StocktakeError
 from worker.models import Mode
 from worker.schedule import is_due
@@ -31,7 +31,8 @@ def sync_due(settings: Settings, stop: Event) -> bool:
         due = [(it, mode) for it in settings.sources if (mode := _due_mode(settings, engine, it))]
         with ThreadPoolExecutor(SOURCES_AT_ONCE, "sync") as pool:
             done = [pool.submit(_sync_logged, settings, engine, *job, stop) for job in due]
-        return any(each.result() for each in done)
+        replayed = _go_on_logged(settings, engine, stop)
+        return any([each.result() for each in done]) or replayed
 
 
 def _due_mode(settings: Settings, engine: Engine, source: Source) -> Mode | None:
@@ -52,4 +53,13 @@ def _sync_logged(
         log.error("sync source=%s error=%r", source.name, str(error))
     except Exception:  # a defect of ours; it must not keep the other sources from their tick
         log.exception("sync source=%s", source.name)
+    return False
+
+
+def _go_on_logged(settings: Settings, engine: Engine, stop: Event) -> bool:
+    """Makes what a crash has left of a replay."""
+    try:
+        return replay.go_on(settings, engine, stop)
+    except StocktakeError as error:
+        log.error("replay error=%r", str(error))
     return False

@@ -80,16 +80,20 @@ def replay(
     return _replayed(engine, wish, tallies, replay_id)
 
 
-def go_on(settings: Settings, engine: Engine, stop: Stop) -> None:
-    """Makes what is missing of every replay, batch by batch, until `stop` is set.
+def go_on(settings: Settings, engine: Engine, stop: Stop) -> bool:
+    """Makes what is missing of every replay, batch by batch, until `stop` is set; says whether
+    anything was.
 
     Until a replay is complete the relay makes nothing new for its endpoint, so that each install is
     told of in order: first what is sent again, then what happened since.
     """
+    went_on = False
     while not stop.is_set() and _is_unfinished(engine):
         with warehouse.opened(settings.store_path, clock.now()) as store:
             _make_next(settings, engine, store)
             aftermath.relay(settings, engine, store)
+        went_on = True
+    return went_on
 
 
 def _is_unfinished(engine: Engine) -> bool:
@@ -173,7 +177,7 @@ def _make_next(settings: Settings, engine: Engine, store: Store) -> None:
         return  # another process was faster
     endpoints = [endpoint for endpoint in settings.endpoints if endpoint.name == asked.endpoint]
     if asked.store_id != store.id:
-        log.warning("replay=%s dropped: it is of store %s", asked.replay_id, asked.store_id)
+        log.warning("replay dropped", extra={"facts": {"id": asked.replay_id}})
         endpoints = []
     found = _read(store, asked) if endpoints else []
 
@@ -186,7 +190,8 @@ def _make_next(settings: Settings, engine: Engine, store: Store) -> None:
             replays.end(session, asked.replay_id)
         else:
             replays.move(session, asked.replay_id, found[-1].sequence)
-    log.info("replay=%s endpoint=%s made=%d", asked.replay_id, asked.endpoint, len(drafts))
+    facts = {"id": asked.replay_id, "endpoint": asked.endpoint, "made": len(drafts)}
+    log.info("replay", extra={"facts": facts})
 
 
 def _read(store: Store, asked: Replay) -> list[Event]:

@@ -16,7 +16,12 @@ from worker.state.tables import LeaseRow, SourceState
 REASON: Final = "restored"
 _DELIVERIES: Final = table_of(Delivery)
 _ENDPOINTS: Final = table_of(EndpointRow)
-_OF_THE_MOMENT: Final = ("leases", "heartbeats", "requests")  # nobody waits for them any more
+_OF_THE_MOMENT: Final = (
+    "leases",
+    "heartbeats",
+    "requests",
+    "replays",
+)  # nobody waits for them any more
 
 
 @dataclass(frozen=True, slots=True)
