@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from worker import aftermath, outcomes, relay
 from worker.errors import RateLimited, SourceDown, SourceRefused, StocktakeError
-from worker.findings import Plan, Proposal
+from worker.findings import Brief, Plan, Proposal
 from worker.settings import Settings, Source
 from worker.state import connect
 
@@ -21,6 +21,7 @@ FARM, BARN = (
 )
 REFUSED, DOWN = SourceRefused("farm answered 403"), SourceDown("farm: no answer")
 LIMITED = RateLimited("farm answered 429", NOON)
+NOTHING = Brief(STORE, 0, NOON, 0, (), {}, {})  # what a store knows that is new
 
 Told = list[tuple[str, ...]]
 
@@ -61,7 +62,9 @@ class Office:
             )
             for number, error in enumerate(errors)
         ]
-        aftermath.conclude(self.settings, self.engine, source, runs, whole=True)
+        aftermath.conclude(
+            self.settings, self.engine, source, runs, whole=True, brief=NOTHING, requests=1
+        )
 
     def told(self, columns: str = "type", where: str = "endpoint = 'ops'") -> Told:
         """What there is to deliver, in its order."""

@@ -27,9 +27,9 @@ from statestores import Server
 
 import worker
 from worker import backup, clock, restore, upkeep, warehouse
+from worker.backlog import deliver_now
 from worker.backup import Manifest
 from worker.cli import main
-from worker.deliver import deliver_now
 from worker.errors import ConfigInvalid, StoreBusy, StoreNewer, StoreUnusable
 from worker.playground import playground
 from worker.restore import Restored
