@@ -15,25 +15,19 @@ from types import FrameType
 from worker.restore import restore
 from worker.settings import load
 
-# Where something may be half done.
-HALF_DONE = (
-    "worker.backup", "worker.locks", "worker.publishing", "worker.restore", "worker.state",
-    "worker.warehouse",
-)  # fmt: skip
-
 
 class Fuse:
-    """Counts which functions were called from which lines; kills this process at one of them."""
+    """Counts the steps of a restore, which are the lines that call something, and kills this
+    process at one of them."""
 
     def __init__(self, deadly: int) -> None:
-        self.deadly, self.steps = deadly, dict[tuple[str, str, int], None]()
+        self.deadly, self.steps = deadly, dict[int, None]()
 
     def __call__(self, frame: FrameType, what: str, _argument: object) -> None:
-        module = frame.f_globals.get("__name__", "")
-        if what != "call" or not module.startswith(HALF_DONE):
+        caller = frame.f_back
+        if what != "call" or not caller or caller.f_globals.get("__name__") != "worker.restore":
             return
-        line = frame.f_back.f_lineno if frame.f_back else 0
-        self.steps[module, frame.f_code.co_name, line] = None
+        self.steps[caller.f_lineno] = None
         if self.deadly and len(self.steps) >= self.deadly:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -122,7 +122,11 @@ def _reachable(programs: Path, folder: Path) -> Path:
     os.chown(folder, NOBODY, NOBODY)
     if programs.is_relative_to("/usr"):
         return programs
-    return Path(shutil.copytree(programs.parent, folder / "programs", symlinks=True)) / "bin"
+    package = programs.parents[1]  # site-packages/<package>/pginstall/bin
+    libraries = package.with_name(f"{package.name}.libs")  # which the programs look for from there
+    for each in filter(Path.is_dir, (package, libraries)):
+        shutil.copytree(each, folder / "site" / each.name, symlinks=True)
+    return folder / "site" / programs.relative_to(package.parent)
 
 
 def _as_another() -> list[str]:

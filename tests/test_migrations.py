@@ -207,6 +207,7 @@ def test_two_who_migrate_at_once_do_it_once(old: Settings) -> None:
     assert versions(old) == (STATE, WAREHOUSE)
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_statement_leaves_what_the_next_one_brings_up(state_url: str) -> None:
     firsts.state(state_url)
     engine = engine_at(state_url)
@@ -238,6 +239,7 @@ def dies(engine: Engine, at: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_crash_between_the_stores_leaves_what_the_next_one_brings_up(
     old: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """`migrate`, `backup`, `restore`: keeping the stores."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ def migrate(json: Json = False) -> None:
     with state(loaded):
         pass  # made, where it was not there yet
     if json:
-        output.emit(done)
+        output.emit({**asdict(done), "copy": done.copy and str(done.copy)})
     elif done.copy is None:
         now = (done.state.now, done.warehouse.now)
         output.say("both stores are at schema {} (state) and {} (warehouse)".format(*now))
@@ -57,7 +58,7 @@ def restore(
     """Put a backup in the place of both stores; they are kept in private/backups."""
     done = restoring.restore(settings(), directory)
     if json:
-        output.emit(done)
+        output.emit({**asdict(done), "copy": str(done.copy)})
         return
     output.say(
         f"restored as store {done.store_id}: {done.active_installs} active installs, "
