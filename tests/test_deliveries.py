@@ -7,6 +7,7 @@ from threading import Barrier
 import pytest
 from receivers import NOON, STORE
 from sqlalchemy import text
+from statestores import HANG_S
 
 from worker.outbound import Answer, Attempt, Draft, Health, Settled
 from worker.state import deliveries
@@ -293,7 +294,7 @@ def test_two_who_claim_at_once_share_what_is_due_and_keep_its_order(engine):
     claims = []
     with ThreadPoolExecutor(4) as pool:
         for _ in range(3):
-            start = Barrier(4)
+            start = Barrier(4, timeout=HANG_S)
 
             def work(start=start):
                 start.wait()

@@ -14,7 +14,7 @@ from outposts import LOGIN
 from platforms import Unhurried, stocktaking
 from receivers import STORE, endpoint, event
 from sqlalchemy import Engine, text
-from statestores import Server, serving, stop
+from statestores import HANG_S, Server, serving, stop
 
 from worker import clock, outcomes, relay
 from worker.backlog import deliver_now
@@ -39,7 +39,7 @@ def engine(state_url: str) -> Iterator[Engine]:
 
 def at_once(work: Callable[[int], object], times: int = AT_ONCE) -> list[object]:
     """What comes of it when several threads begin `work` at the same moment."""
-    start = Barrier(times)
+    start = Barrier(times, timeout=HANG_S)
 
     def begin(number: int) -> object:
         start.wait()
@@ -84,7 +84,7 @@ def test_no_change_of_a_source_is_lost(engine: Engine) -> None:
 
 
 def test_a_lease_has_one_holder_and_its_fences_never_repeat(engine: Engine) -> None:
-    holding = Barrier(AT_ONCE)
+    holding = Barrier(AT_ONCE, timeout=HANG_S)  # one that fails keeps the others from going on
 
     def hold(_: int) -> int:
         try:
