@@ -56,13 +56,13 @@ class Scene:
         settings = self.outpost.settings.model_copy(update={"endpoints": endpoints})
         self.outpost.settings = settings
 
-    def sync(self, *rows: Mapping[str, Any], relayed: bool = True) -> None:
-        """One certified walk that finds `rows`, a minute after the one before."""
+    def sync(self, *rows: Mapping[str, Any], scope: str = OF_A, relayed: bool = True) -> None:
+        """One certified walk of a listing that finds `rows`, a minute after the one before."""
         self.syncs += 1
         at = NOON + self.syncs * MINUTE
         with self._store() as store:
             self.outpost.relay(store)
-            brought = harvest(store, self.folder, Shown(OF_A, rows), at=at, fence=self.syncs)
+            brought = harvest(store, self.folder, Shown(scope, rows), at=at, fence=self.syncs)
             commit(store, brought)
             if relayed:
                 self.outpost.relay(store)

@@ -101,6 +101,7 @@ def test_deliveries_of_an_endpoint_that_is_configured_no_more_can_be_listed(
         (("--limit", "0"), "--limit"),
         (("show", "dlv_no"), "no delivery 'dlv_no'"),
         (("show", ""), "no delivery ''"),
+        (("show", "dlv%"), "no delivery 'dlv%'"),
     ],
 )
 def test_a_slip_is_told(terminal: Terminal, arguments: tuple[str, ...], told: str) -> None:

@@ -272,11 +272,12 @@ def test_a_new_endpoint_starts_where_the_log_ends_when_a_command_first_sees_it(o
     assert relayed_to(outpost, CRM) == [("crm", "ins_2", "pending")]
 
 
-def test_no_store_is_opened_for_endpoints_that_are_known(outpost):
-    introduce(outpost, CRM, ERP)
-    outpost.settings.store_path.unlink()
+def test_no_store_is_opened_for_endpoints_that_are_known(tmp_path):
+    outpost = Outpost(tmp_path)
+    register(outpost.engine, CRM, ERP)
     introduce(outpost, ERP, CRM)
     assert not outpost.settings.store_path.exists()
+    outpost.engine.dispose()
 
 
 def test_a_renamed_endpoint_is_one_taken_out_and_a_new_one(outpost):

@@ -17,6 +17,7 @@ from worker import clock, replay
 from worker.backlog import deliver_now
 from worker.due import sync_due
 from worker.errors import ConfigInvalid, Stopped
+from worker.models import installs_of
 from worker.outbound import Health
 from worker.replay import Replayed
 from worker.settings import Endpoint
@@ -56,8 +57,12 @@ def test_events_are_sent_again_in_order_with_their_ids_and_say_that_they_are(sce
 
 
 def test_a_baseline_is_never_sent_again_event_by_event(scene: Scene) -> None:
-    scene.replay(types=("install.created",))
-    assert told(scene.deliver()) == [("install.created", "ins_3")]
+    scene.sync(gestal_row("ins_9"), scope=installs_of("int_b"))
+    scene.sync(gestal_row("ins_3", note=2), gestal_row("ins_1", note=1))
+    scene.deliver()
+    scene.replay(types=("install.created", "install.updated"))
+    again = [LOG[0], LOG[1], ("install.updated", "ins_3")]  # around the baseline of ins_9
+    assert told(scene.deliver()) == again
 
 
 @pytest.mark.parametrize(
@@ -391,8 +396,9 @@ def test_a_snapshot_shows_each_install_as_it_was_when_it_was_asked_for(
 
 
 def dies(scene: Scene) -> None:
-    """Three deliveries die: of one install, of another, and a notice."""
+    """A delivery that was tried once dies with its endpoint, which is back then."""
     scene.sync(gestal_row("ins_4"), gestal_row("ins_3"), gestal_row("ins_1", note=1))
+    scene.deliver(503)
     with transaction(scene.outpost.engine) as session:
         deliveries.register(session, [], "st_1", 0, clock.now())
     scene.relay()
