@@ -262,6 +262,7 @@ MODES = {
     (): "this would send every event again; say which",
     ("--new-id",): "this would send every event again; say which",
     ("--since", "2h", "--until", "3h"): "--until 3h is not after --since 2h",
+    ("--since", "2030-01-01", "--until", "2030-01-01"): "is not after --since",
     ("--since", "soon"): "it is 'soon'",
     ("--type", "install.moved"): "matches none of install.created",
     ("--type", "sync.*"): "matches none of install.created",
