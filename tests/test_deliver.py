@@ -1,7 +1,5 @@
 """The way of a delivery from the state store to a receiver and back."""
 
-import subprocess
-import sys
 import threading
 from contextlib import ExitStack
 from datetime import timedelta
@@ -12,12 +10,13 @@ from receivers import NOON, SECRET, STORE, endpoint, event, receiving, replying
 from sqlalchemy import text
 from standardwebhooks import Webhook
 
-from worker import clock, relay
-from worker.deliver import Delivered, deliver
+from worker import clock, relay, warehouse
+from worker.deliver import Delivered, deliver, deliver_due
 from worker.outbound import Health
 from worker.relay import Log
 from worker.sender import Sender
-from worker.state import connect, deliveries, transaction
+from worker.settings import Settings
+from worker.state import connect, connect_state, deliveries, leases, transaction
 
 SECOND = timedelta(seconds=1)
 HANG_S = 30.0  # how long a broken program may block a test
@@ -199,18 +198,23 @@ def test_what_a_dead_process_had_in_flight_is_sent_at_once(engine, open_receiver
     receiver = open_receiver()
     crm = endpoint(url=receiver.url)
     due(engine, [crm], event(1), event(2))
-    claiming = "\n".join(
-        (
-            "from worker import clock",
-            "from worker.state import connect, deliveries, transaction",
-            f"with transaction(connect({str(engine.url)!r})) as session:",
-            f"    deliveries.claim(session, 'crm', 1, clock.now().replace(year={NOON.year + 9}))",
-        )
-    )
-    subprocess.run([sys.executable, "-c", claiming], check=True)
-    assert [state for _, state in rows(engine, "event_id", "state")] == ["in_flight", "pending"]
+    dead = leases.owner().rpartition("/")[0] + "/1"  # this number, started at boot
+    with transaction(engine) as session:
+        deliveries.claim(session, "crm", 1, NOON)
+        lost = text("update deliveries set lease_token = :token where state = 'in_flight'")
+        session.connection().execute(lost, {"token": f"{dead}/1"})
     assert send(engine, [crm]) == Delivered(2, 0, 0, 0)
     assert sent(receiver) == ["evt_1", "evt_2"]
+
+
+def test_what_a_live_process_has_in_flight_is_left_to_it(engine, open_receiver):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1, "ins_1"), event(2, "ins_2"))
+    with transaction(engine) as session:
+        deliveries.claim(session, "crm", 1, NOON)
+    assert send(engine, [crm]) == Delivered(1, 0, 0, 1)
+    assert sent(receiver) == ["evt_2"]
 
 
 def test_a_crash_between_claim_and_record_sends_again_when_the_lease_ends(engine, open_receiver):
@@ -265,6 +269,42 @@ def test_an_endpoint_that_does_not_answer_does_not_delay_the_others(engine, open
     assert send(engine, endpoints).delivered == 20
     faults = {fault for _, fault in rows(engine, "endpoint", "fault", table="attempts")}
     assert "deadline" not in faults
+
+
+def test_new_work_is_noticed_while_an_endpoint_does_not_answer(engine, open_receiver):
+    silent, healthy = open_receiver(), open_receiver()
+    silent.reply = silent.hang
+    endpoints = [endpoint("silent", silent.url), endpoint("healthy", healthy.url)]
+
+    def reply(handler, received):
+        replying(204)(handler, received)
+        if len(healthy.received) == 3:
+            silent.released.set()  # only now does the silent one break off
+        else:
+            number = len(healthy.received) + 1
+            log = Log(STORE, number, [event(number, f"ins_{number}")])
+            relay.relay(engine, endpoints, log, NOON)
+
+    healthy.reply = reply
+    due(engine, endpoints, event(1))
+    assert send(engine, endpoints).delivered == 3
+    faults = {fault for _, fault in rows(engine, "endpoint", "fault", table="attempts")}
+    assert "deadline" not in faults
+
+
+def test_the_worker_sends_while_the_store_is_busy(tmp_path, open_receiver):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url)
+    source = {"name": "voice", "dialect": "aeontel", "base_url": "http://127.0.0.1:1", "token": "t"}
+    settings = Settings.model_validate(
+        {"data_dir": tmp_path, "sources": [source], "endpoints": [crm]}
+    )
+    engine = connect_state(settings)
+    due(engine, [crm], event(1), now=clock.now())
+    with warehouse.opened(settings.store_path, NOON):
+        deliver_due(settings, threading.Event())
+    assert sent(receiver) == ["evt_1"]
+    engine.dispose()
 
 
 def test_never_more_are_in_flight_than_the_endpoint_may_have(engine, open_receiver):
