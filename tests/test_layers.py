@@ -20,7 +20,7 @@ LAYERS: Mapping[str, str] = {
     "shell": "admission aftermath backlog backup checking daemon deliver due harvest health "
     "holding knowledge metrics posting probing prune publishing receivers relay replay "
     "restore supervising sync upkeep walking",
-    "entry": "app cli demo exporter fallback leash logs playground queues tasks ticks watch",
+    "entry": "app beat cli demo exporter fallback leash logs playground queues tasks ticks watch",
     "sandbox": "sandbox",
 }
 MAY_IMPORT: Mapping[str, set[str]] = {
@@ -48,7 +48,7 @@ PURE = {
 WORLD = {"open", "input", "print", "now", "today", "utcnow", "getenv", "sleep"}
 # Who may import a library at all; all others may import the names in TYPES alone.
 OWNERS: Mapping[str, set[str]] = {
-    "celery": {"app", "fallback", "queues", "tasks", "ticks"},
+    "celery": {"app", "beat", "fallback", "queues", "tasks", "ticks"},
     "duckdb": {"warehouse"},
     "httpcore": {"sender"},
     "httpx": {"client", "sender"},

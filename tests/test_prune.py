@@ -19,7 +19,8 @@ from worker.prune import Pruned
 from worker.relay import Log
 from worker.settings import Settings, Source
 from worker.settings.values import Retention
-from worker.state import connect_state, deliveries, holds, runs, transaction
+from worker.state import connect_state, deliveries, holds, requests, runs, transaction
+from worker.state.requests import Asked, Ended
 
 DAY = timedelta(days=1)
 KEPT = Retention(attempts=30 * DAY, deliveries=90 * DAY, runs=365 * DAY, spool=DAY)
@@ -50,6 +51,8 @@ def engine(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engi
         ended = Settled("delivered", 1), Settled("pending", 1, next_at=NOON + DAY)
         deliveries.finish(session, list(zip(attempts, ended, strict=True)), NOON)
         holds.open_in(session, "farm", [Proposal(OF_A, "why", ("a",), 0.5)], NOON)
+    served, _waiting = requests.add(engine, [Asked("farm", "full")] * 2, NOON)
+    requests.end(engine, served, Ended("ok", 0, ("run_1",)), NOON)
     runs.record(engine, [outcomes.run_of("farm", walk(OF_A), None, Plan(), {}, NOON, NOON)])
     yield engine
     engine.dispose()
@@ -64,10 +67,10 @@ def counted(engine: Engine, table: str) -> int:
 @pytest.mark.parametrize(
     ("age", "removed"),
     [
-        pytest.param(30, Pruned(0, 0, 0, 0), id="nothing is old"),
-        pytest.param(31, Pruned(0, 0, 2, 0), id="attempts"),
-        pytest.param(91, Pruned(0, 1, 2, 0), id="deliveries that ended, not those that wait"),
-        pytest.param(366, Pruned(1, 1, 2, 0), id="runs"),
+        pytest.param(30, Pruned(0, 0, 0, 0, 0), id="nothing is old"),
+        pytest.param(31, Pruned(0, 0, 2, 0, 0), id="attempts"),
+        pytest.param(91, Pruned(0, 1, 2, 0, 0), id="deliveries that ended, not those that wait"),
+        pytest.param(366, Pruned(1, 1, 2, 0, 1), id="runs, and requests that ended"),
     ],
 )
 def test_what_is_older_than_it_is_kept_is_removed(
@@ -79,7 +82,8 @@ def test_what_is_older_than_it_is_kept_is_removed(
     assert counted(engine, "deliveries") == 3 - removed.deliveries
     assert counted(engine, "attempts") == 2 - removed.attempts
     assert counted(engine, "holds") == 1
-    assert prune.prune(settings, engine) == Pruned(0, 0, 0, 0)
+    assert counted(engine, "requests") == 2 - removed.requests
+    assert prune.prune(settings, engine) == Pruned(0, 0, 0, 0, 0)
 
 
 def test_files_of_a_sync_that_nobody_goes_on_with_are_removed(

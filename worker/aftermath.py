@@ -21,8 +21,9 @@ _BATCH: Final = 5000  # events read from the store at a time
 
 
 def relay(settings: Settings, engine: Engine, store: Store) -> int:
-    """Makes the deliveries that are not made yet; returns how many. Any crash is caught up here:
-    cursors and deliveries are one transaction of the state store, events stay in the log."""
+    """Makes the deliveries that are not made yet; returns how many, a notice counted once. Any
+    crash is caught up here: cursors and deliveries are one transaction of the state store, events
+    stay in the log."""
     now, head = clock.now(), store.last_sequence
     register(engine, settings.endpoints, store.id, head, now)
     with transaction(engine) as session:
@@ -35,19 +36,20 @@ def relay(settings: Settings, engine: Engine, store: Store) -> int:
         made += relay_events(engine, endpoints, Log(store.id, head, events), now)
         if not events:
             break
-    _tell_baselines(settings, engine, store, now)
-    return made
+    return made + _tell_baselines(settings, engine, store, now)
 
 
-def _tell_baselines(settings: Settings, engine: Engine, store: Store, now: datetime) -> None:
+def _tell_baselines(settings: Settings, engine: Engine, store: Store, now: datetime) -> int:
     ended = {
         notice_id(store.id, "sync.baseline", source, str(ended_at)): (source, ended_at)
         for source, ended_at in store.baselines()
     }
-    for id in unannounced(engine, ended):
+    told = unannounced(engine, ended)
+    for id in told:
         source, ended_at = ended[id]
         data = store.baseline(source, ended_at)
         announce(engine, settings.endpoints, id, "sync.baseline", source, data, now)
+    return len(told)
 
 
 def record(
@@ -90,7 +92,9 @@ def conclude(
     before = sources.known(engine, source).failures
 
     def edit(row: SourceState) -> None:
-        row.last_tried_at = now
+        if whole:
+            # What was asked of one listing must not put off the next look at all of them.
+            row.last_tried_at = now
         if failed:
             row.failures += 1
         elif not limited:

@@ -18,7 +18,7 @@ from worker.fallback import look_after
 from worker.logs import configure
 from worker.queues import application
 from worker.settings import Settings, environment, find, load
-from worker.tasks import DELIVER, SYNC, wake
+from worker.tasks import DELIVER, SYNC, live, wake
 
 
 def _settings() -> Settings:
@@ -64,6 +64,7 @@ def work_without_a_broker(**_: Any) -> None:
 @worker_ready.connect
 def look_for_work(**_: Any) -> None:
     """Beat's first tick comes after a whole interval; what waits already should not wait for it."""
+    live(settings, app.amqp.queues.consume_from)
     wake(app, SYNC)
     wake(app, DELIVER)
 

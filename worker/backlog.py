@@ -29,16 +29,22 @@ def relay_left(
     settings: Settings, engine: Engine, stop: Event, patience_s: float = PATIENCE_S
 ) -> int:
     """Makes the deliveries that are not made yet; returns how many it found at once."""
-    if not settings.store_path.exists():
-        return 0
     try:
-        with warehouse.opened(settings.store_path, clock.now(), patience_s) as store:
-            made = aftermath.relay(settings, engine, store)
-        replay.go_on(settings, engine, stop)
+        return make_left(settings, engine, stop, patience_s)
     except StoreBusy as error:
         log.info("relay error=%r", str(error))
     except StoreUnusable as error:
         log.warning("relay error=%r", str(error))
-    else:
-        return made
     return 0
+
+
+def make_left(
+    settings: Settings, engine: Engine, stop: Event, patience_s: float = PATIENCE_S
+) -> int:
+    """Like `relay_left`, but StoreBusy or StoreUnusable where the store does not open."""
+    if not settings.store_path.exists():
+        return 0
+    with warehouse.opened(settings.store_path, clock.now(), patience_s) as store:
+        made = aftermath.relay(settings, engine, store)
+    replay.go_on(settings, engine, stop)
+    return made

@@ -67,6 +67,7 @@ class Client:
         *,
         strikes: int = 0,
         on_limit: Callable[[datetime], None] = lambda until: None,
+        on_request: Callable[[], None] = lambda: None,
         first_wait_s: float = 0.5,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
@@ -78,6 +79,7 @@ class Client:
         self._token = source.token.get_secret_value() if source.token else None
         self._limit: RateLimited | None = None
         self._on_limit, self._limit_lock = on_limit, threading.Lock()
+        self._on_request = on_request
         self._pool = ThreadPoolExecutor(source.max_concurrency, f"client-{source.name}")
         self.requests = 0
         self._failed = 0  # tries in a row that brought nothing
@@ -166,6 +168,7 @@ class Client:
             if self._limit:
                 raise self._limit
             self.requests += 1
+            self._on_request()
             try:
                 answer = self._client().request(
                     request.method,

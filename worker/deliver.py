@@ -21,6 +21,7 @@ from worker.settings import Endpoint, Settings
 from worker.state import deliveries, opened, tallies
 from worker.state.claims import give_back, take_over
 from worker.state.database import transaction
+from worker.state.heartbeats import Pulse
 
 log = logging.getLogger(__name__)
 
@@ -55,14 +56,15 @@ def deliver(
     jitter: Callable[[], float] = random.random,
     make_sender: Callable[[Endpoint], Sender] = Sender,
     grace_s: float = _GRACE_S,
+    on_turn: Callable[[], None] = lambda: None,
 ) -> Delivered:
     """Send what is due; with `wait_s`, until nothing is open or that many seconds are over.
 
     After `stop` is set nothing more is claimed, and what is in flight has `grace_s` to end; the
-    deliveries of what has not are due again.
+    deliveries of what has not are due again. `on_turn` is called between the sends.
     """
     by_name = {endpoint.name: endpoint for endpoint in endpoints}
-    desk = _Desk(engine, by_name, now, jitter)
+    desk = _Desk(engine, by_name, now, jitter, on_turn)
     post = Post(by_name, now, make_sender)
     began = now()
     desk.take_over()
@@ -78,7 +80,7 @@ def deliver(
 def deliver_due(settings: Settings, stop: threading.Event) -> None:
     """What the deliver worker does at every wake-up: it needs the state store alone."""
     with opened(settings) as engine:
-        deliver(engine, settings.endpoints, stop=stop)
+        deliver(engine, settings.endpoints, stop=stop, on_turn=Pulse(engine, "deliver"))
 
 
 def send_alone(
@@ -161,11 +163,13 @@ class _Desk:
         endpoints: Mapping[str, Endpoint],
         now: Clock,
         jitter: Callable[[], float],
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         self._engine = engine
         self._endpoints = endpoints
         self.now = now
         self._jitter = jitter
+        self._on_turn = on_turn
         self.settled: Counter[str] = Counter()
 
     def take_over(self) -> None:
@@ -180,6 +184,7 @@ class _Desk:
 
     def turn(self, attempts: Iterable[Attempt], *, claiming: bool) -> list[Claim]:
         """Settle `attempts`; returns what is to be sent next, never more than there are slots."""
+        self._on_turn()
         now = self.now()
         with transaction(self._engine) as session:
             before = deliveries.healths(session, self._endpoints)

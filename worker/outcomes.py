@@ -14,7 +14,9 @@ from worker.routes import escalates
 _EXIT_CODES: Final[Mapping[Outcome, int]] = {
     "ok": 0, "unchanged": 0, "failed": 1, "held": 3, "partial": 75, "rate_limited": 75,
 }  # fmt: skip
-_MOST_SERIOUS_FIRST: Final = (1, 3, 75, 0)
+_MOST_SERIOUS_FIRST: Final[tuple[Outcome, ...]] = (
+    "failed", "held", "partial", "rate_limited", "ok", "unchanged",
+)  # fmt: skip
 
 
 def run_of(
@@ -74,8 +76,13 @@ def joined(first: Run, second: Run) -> Run:
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:
     """The most serious one counts: 1 failed, then 3 held, then 75 try again later, else 0."""
-    codes = {_EXIT_CODES[outcome] for outcome in outcomes}
-    return next((code for code in _MOST_SERIOUS_FIRST if code in codes), 0)
+    return _EXIT_CODES[most_serious(outcomes)]
+
+
+def most_serious(outcomes: Iterable[Outcome]) -> Outcome:
+    """The one that stands for all of them."""
+    there = set(outcomes)
+    return next((each for each in _MOST_SERIOUS_FIRST if each in there), "unchanged")
 
 
 def failed(runs: Sequence[Run]) -> bool:

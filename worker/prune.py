@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 
 from worker import clock, spool
 from worker.settings import Settings
-from worker.state import deliveries, runs, transaction
+from worker.state import deliveries, requests, runs, transaction
 from worker.upkeep import brought_up
 
 
@@ -18,17 +18,20 @@ class Pruned:
     deliveries: int
     attempts: int
     spools: int
+    requests: int
 
 
 def prune(settings: Settings, engine: Engine) -> Pruned:
-    """Removes old runs, deliveries that have ended, their attempts, and left-over spools."""
+    """Removes old runs and requests, deliveries that have ended, their attempts, and left-over
+    spools."""
     now, kept = clock.now(), settings.retention
     with transaction(engine) as session:
         old_runs = runs.prune(session, now - kept.runs)
+        asked = requests.prune(session, now - kept.runs)
         attempts, sent = deliveries.prune(session, now - kept.attempts, now - kept.deliveries)
     folders = settings.spool_dir.glob("*")
     spools = sum(spool.clear(folder, now - kept.spool) for folder in folders)
-    return Pruned(old_runs, sent, attempts, spools)
+    return Pruned(old_runs, sent, attempts, spools, asked)
 
 
 def prune_due(settings: Settings) -> None:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from threading import Event
-from typing import Any
+from typing import Any, Final
 
 from celery import Celery  # noqa: TID251 - an entry module
 from kombu import Queue
@@ -10,8 +10,11 @@ from kombu import Queue
 from worker.schedule import next_after, tick
 from worker.settings import Cron, Every, Settings
 from worker.settings.defaults import entries
-from worker.tasks import register
+from worker.tasks import HEARTBEAT, register
 from worker.ticks import CronTicks
+
+QUEUES: Final = ("sync", "deliver")
+_HEARTBEAT: Final = timedelta(seconds=15)
 
 
 def application(settings: Settings, stop: Event) -> Celery:
@@ -36,7 +39,7 @@ _CONSTANT: dict[str, Any] = {
     "worker_disable_prefetch": True,
     # A typo in the name of a queue fails instead of making a queue that nobody reads.
     "task_create_missing_queues": False,
-    "task_queues": [Queue("sync"), Queue("deliver")],
+    "task_queues": [Queue(name) for name in QUEUES],
     "task_default_queue": "sync",
     # A forked child that inherits an open DuckDB file or TLS context crashes or loses rows.
     # `solo` ignores task_time_limit, so none is set: deadlines live in the shell.
@@ -66,6 +69,7 @@ def _of(settings: Settings) -> dict[str, Any]:
         "task_routes": {entry.task: {"queue": entry.queue} for entry in entries().values()},
         "beat_schedule": _beat(settings),
         "beat_schedule_filename": str(settings.private_dir / "celerybeat-schedule"),
+        "beat_scheduler": "worker.beat:Scheduler",
     }
 
 
@@ -81,6 +85,7 @@ def _beat(settings: Settings) -> dict[str, Any]:
         "sync": _entry("incremental", Every(tick(syncs))),
         "deliver": _entry("deliver", settings.schedule.deliver),
         "prune": _entry("prune", settings.schedule.prune),
+        **{f"heartbeat-{queue}": _heartbeat(queue) for queue in QUEUES},
     }
 
 
@@ -93,6 +98,12 @@ def _entry(name: str, when: Every | Cron) -> dict[str, Any]:
         # A worker that was away does not wake to a pile of ticks.
         "options": {"queue": default.queue, "expires": interval.total_seconds()},
     }
+
+
+def _heartbeat(queue: str) -> dict[str, Any]:
+    # It goes the way of every wake-up, so that it tells of the broker and the queue as well.
+    options = {"queue": queue, "expires": _HEARTBEAT.total_seconds()}
+    return {"task": HEARTBEAT, "schedule": _HEARTBEAT, "options": options}
 
 
 def _interval(when: Every | Cron) -> timedelta:

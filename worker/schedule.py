@@ -2,12 +2,14 @@
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import assert_never
 
 from cronsim import CronSim
 
 from worker.settings import Cron, Every
 
+_GAPS = 7  # of a cron expression: a weekend is among them
 _SHORTEST_TICK, _LONGEST_TICK = timedelta(seconds=1), timedelta(seconds=15)
 
 
@@ -28,6 +30,14 @@ def is_due(when: Every | Cron, last: datetime | None, now: datetime) -> bool:
         return True
     # A `last` in the future comes from a clock that was set back; waiting for it could take long.
     return last > now or next_after(when, last) <= now
+
+
+def longest_gap(when: Every | Cron, now: datetime) -> timedelta:
+    """How long the work may rest after it was due, as far as one looks ahead."""
+    times = [next_after(when, now)]
+    for _ in range(_GAPS):
+        times.append(next_after(when, times[-1]))
+    return max(later - earlier for earlier, later in pairwise(times))
 
 
 def tick(timings: Iterable[Every | Cron]) -> timedelta:

@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -26,7 +26,7 @@ from worker.models import Mode, Outcome
 from worker.outcomes import joined, run_of
 from worker.planning import Policy
 from worker.settings import Settings, Source
-from worker.state import holds, leases
+from worker.state import holds, leases, walks
 from worker.walking import Guide, Observed, Progress, integration_of
 from worker.warehouse import Store
 
@@ -99,18 +99,23 @@ def sync(
     wish: Wish,
     stop: Event,
     progress: Progress = lambda scope, seen, total: None,
+    *,
+    revise: Callable[[Wish], Wish] = lambda wish: wish,
+    on_request: Callable[[], None] = lambda: None,
 ) -> Synced:
-    """Syncs `source` now, in this process.
+    """Syncs `source` now, in this process. `revise` has the last word on what is wanted: it is
+    asked when nobody else can begin a sync of the source any more. `on_request` is called with each
+    request to the source.
 
     What goes wrong with a listing is told in its run. Raised is what keeps the sync from
     beginning or from being committed: RateLimited, Refused (paused), StoreBusy, StoreUnusable.
     """
     check_allowed(engine, source)
-    with client_of(settings, engine, source, stop) as client:
-        work = partial(Work, settings, engine, source, wish, client=client, progress=progress)
+    with client_of(settings, engine, source, stop, on_request) as client:
+        work = partial(Work, settings, engine, source, client=client)
         if wish.dry_run:
             with TemporaryDirectory(prefix="stocktake-") as folder:
-                rehearsal = work(fence=_NEVER_LATE, folder=Path(folder))
+                rehearsal = work(wish, _NEVER_LATE, progress=progress, folder=Path(folder))
                 with rehearsal.store() as store:
                     brief = store.brief(source.name)
                 return _sync(rehearsal, brief)[0]
@@ -121,8 +126,9 @@ def sync(
                 fence = held.enter_context(lease)
                 store.take(source.name, fence)
                 brief = store.brief(source.name)
-            spooled_in = settings.spool_dir / source.name
-            synced, newest = _sync(work(fence=fence, folder=spooled_in), brief)
+            wish, spooled_in = revise(wish), settings.spool_dir / source.name
+            told = held.enter_context(walks.shown(engine, source.name, progress))
+            synced, newest = _sync(work(wish, fence, progress=told, folder=spooled_in), brief)
         publishing.publish_if_due(settings, engine, newest)
         return synced
 

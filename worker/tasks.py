@@ -1,9 +1,11 @@
 """The Celery tasks: wake-ups that call the shell, which finds in the stores what there is to do."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from functools import partial
 from threading import Event
+from typing import Any
 
 from celery import Celery  # noqa: TID251 - an entry module
 from kombu.exceptions import OperationalError
@@ -13,6 +15,7 @@ from worker.fallback import Round
 from worker.settings import Settings
 
 SYNC, DELIVER, PRUNE = "stocktake.sync", "stocktake.deliver", "stocktake.prune"
+HEARTBEAT = "stocktake.heartbeat"
 
 _log = logging.getLogger(__name__)
 
@@ -30,8 +33,7 @@ def register(app: Celery, settings: Settings, stop: Event) -> None:
         from worker.due import sync_due
 
         with _refusal_logged(SYNC):
-            if sync_due(settings, stop):
-                wake(app, DELIVER)
+            sync_due(settings, stop, partial(wake, app, DELIVER))
 
     @app.task(name=DELIVER, shared=False, base=Round)
     def deliver() -> None:
@@ -47,11 +49,31 @@ def register(app: Celery, settings: Settings, stop: Event) -> None:
         with _refusal_logged(PRUNE):
             prune_due(settings)
 
+    @app.task(name=HEARTBEAT, shared=False, bind=True)
+    def heartbeat(self: Any) -> None:
+        live(settings, [self.request.delivery_info["routing_key"]])
 
-def wake(app: Celery, task: str) -> None:
-    """Send a wake-up. One that the broker does not take is lost without harm: a tick follows."""
-    with suppress(OperationalError):
-        app.send_task(task, retry=False)
+
+def live(settings: Settings, queues: Collection[str]) -> None:
+    """Keep that this process works on `queues`."""
+    from worker import clock
+    from worker.state import heartbeats, opened
+
+    with _refusal_logged(HEARTBEAT), opened(settings) as engine:
+        for queue in queues:
+            heartbeats.beat(engine, queue, clock.now())
+
+
+def wake(app: Celery, task: str) -> bool:
+    """Send a wake-up; says whether the broker took it. One that it does not take is lost without
+    harm: a tick follows."""
+    # The connections of the application would try for six seconds.
+    with app.connection_for_write(transport_options={"max_retries": 0}) as connection:
+        try:
+            app.send_task(task, connection=connection, retry=False)
+        except OperationalError:
+            return False
+    return True
 
 
 @contextmanager

@@ -42,7 +42,8 @@ def status(
     json: Json = False,
     live: Annotated[bool, typer.Option("--live", help="Only processes and stores.")] = False,
 ) -> None:
-    """Show sources, holds and deliveries, each ok, warning or critical; 1 if one is critical."""
+    """Show workers, sources, holds and deliveries, each ok, warning or critical; 1 if one is
+    critical."""
     loaded = settings()
     with state(loaded) as engine:
         lines = health.health(loaded, engine, live=live)

@@ -9,7 +9,7 @@ from sqlalchemy import Engine
 
 from worker import clock, publishing
 from worker.backlog import deliver_now
-from worker.cli import output
+from worker.cli import asking, output
 from worker.cli.context import app, settings, state, stopping
 from worker.dialects import named
 from worker.errors import ConfigInvalid, StocktakeError
@@ -19,6 +19,7 @@ from worker.outcomes import exit_code, never_begun
 from worker.prune import prune as prune_old
 from worker.settings import Settings, Source
 from worker.state import sources as known_sources
+from worker.state.requests import Asked
 from worker.sync import Synced, Wish
 from worker.sync import sync as sync_source
 from worker.upkeep import migrate
@@ -42,16 +43,26 @@ def sync(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be recorded; write nothing.")
     ] = False,
+    enqueue: Annotated[
+        bool, typer.Option("--enqueue", help="Ask the daemon to; do not wait for it.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="With --enqueue: until it is done, and show it.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Sync now, in this process."""
-    if full and incremental:
-        raise ConfigInvalid("stocktake sync", ["--full and --incremental exclude each other"])
+    """Sync now, in this process or (--enqueue) in the daemon."""
+    _check(full and incremental, integration, dry_run and enqueue, wait and not enqueue)
     loaded = settings()
-    if integration is not None and not re.fullmatch(r"[^\s/?#]+", integration):
-        raise ConfigInvalid("stocktake sync", [f"--integration {integration!r} is no id"])
-    named_ones = [loaded.source(name) for name in sources or ()]
+    named_ones = [loaded.source(name) for name in dict.fromkeys(sources or ())]
     mode: Mode = "incremental" if incremental else "full"
+    if enqueue:
+        with state(loaded) as engine, stopping() as stop:
+            asked = [
+                Asked(source.name, mode, _scope(source, integration))
+                for source in named_ones or _unpaused(loaded, engine)
+            ]
+            raise typer.Exit(asking.ask(loaded, engine, asked, stop, wait=wait, json=json))
     if not dry_run:
         migrate(loaded)
     with state(loaded) as engine, stopping() as stop, output.progress(shown=not json) as report:
@@ -99,8 +110,24 @@ def prune(json: Json = False) -> None:
     if json:
         output.emit(done)
     else:
-        counts = (done.runs, done.deliveries, done.attempts, done.spools)
-        output.table(("runs", "deliveries", "attempts", "spools"), [counts])
+        counts = (done.runs, done.deliveries, done.attempts, done.spools, done.requests)
+        output.table(("runs", "deliveries", "attempts", "spools", "requests"), [counts])
+
+
+def _check(
+    two_modes: bool, integration: str | None, dry_request: bool, wait_for_nothing: bool
+) -> None:
+    problems = []
+    if two_modes:
+        problems.append("--full and --incremental exclude each other")
+    if dry_request:
+        problems.append("--dry-run works in this process: it cannot be asked of the daemon")
+    if wait_for_nothing:
+        problems.append("--wait goes with --enqueue; without it a sync is waited for anyway")
+    if integration is not None and not re.fullmatch(r"[^\s/?#]+", integration):
+        problems.append(f"--integration {integration!r} is no id")
+    if problems:
+        raise ConfigInvalid("stocktake sync", problems)
 
 
 def _unpaused(loaded: Settings, engine: Engine) -> list[Source]:
@@ -112,11 +139,16 @@ def _unpaused(loaded: Settings, engine: Engine) -> list[Source]:
 
 
 def _wish(source: Source, mode: Mode, integration: str | None, dry_run: bool) -> Wish:
+    scope = _scope(source, integration)
+    return Wish(mode, (scope,) if scope else (), dry_run)
+
+
+def _scope(source: Source, integration: str | None) -> str | None:
     if integration is None:
-        return Wish(mode, dry_run=dry_run)
+        return None
     # One listing holds the installs of all integrations where there are cursors (Aeontel).
     numbered = named(source.dialect).PAGING == "numbered"
-    return Wish(mode, (installs_of(integration) if numbered else INSTALLS,), dry_run)
+    return installs_of(integration) if numbered else INSTALLS
 
 
 def _synced(

@@ -1,21 +1,35 @@
-"""Wakes the daemon's deliverer for what a command has left it to do."""
+"""Wakes the daemon for what a command has left it to do."""
 
-from contextlib import closing, suppress
+from contextlib import closing
 from threading import Event
 
 from worker.settings import Settings
 
 
-def wake_deliverer(loaded: Settings) -> None:
-    """Sends a wake-up, if there is a broker; without one the next tick, or `deliver`, does it."""
+def wake_deliverer(loaded: Settings) -> bool:
+    """Sends a wake-up; without a broker the next tick, or `deliver`, does it."""
+    from worker.tasks import DELIVER
+
+    return _wake(loaded, DELIVER)
+
+
+def wake_syncs(loaded: Settings) -> bool:
+    """Sends a wake-up; without a broker the next tick does it. Says whether the broker took it."""
+    from worker.tasks import SYNC
+
+    return _wake(loaded, SYNC)
+
+
+def _wake(loaded: Settings, task: str) -> bool:
     if loaded.broker_url is None and not loaded.broker_socket.exists():
-        return
+        return False
     # Here, because Celery takes longer to load than a command takes.
     from worker.queues import application
-    from worker.tasks import DELIVER, wake
+    from worker.tasks import wake
 
-    # Whatever is wrong with the broker: what was asked for is done, and `check` says the rest.
-    with suppress(Exception), closing(application(loaded, Event())) as app:
-        # It would try again for six seconds, with somebody waiting at the terminal.
-        app.conf.broker_transport_options |= {"max_retries": 0, "interval_start": 0}
-        wake(app, DELIVER)
+    try:
+        with closing(application(loaded, Event())) as app:
+            return wake(app, task)
+    except Exception:
+        # Whatever is wrong with the broker: what was asked for is done, and `check` says the rest.
+        return False

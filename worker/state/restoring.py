@@ -21,6 +21,7 @@ _OF_THE_MOMENT: Final = (
     "heartbeats",
     "requests",
     "replays",
+    "walks",
 )  # nobody waits for them any more
 
 

@@ -1,12 +1,12 @@
 """The history of runs."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, fields
 from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import Engine
-from sqlmodel import Session, col, delete, select
+from sqlmodel import Session, col, delete, func, select
 
 from worker.errors import ConfigInvalid
 from worker.findings import Run
@@ -37,6 +37,21 @@ def recent(engine: Engine, source: str | None = None, limit: int | None = None) 
         return session.exec(query).all()
 
 
+def kept(engine: Engine, run_ids: Collection[str]) -> list[Run]:
+    """Runs by their ids, as they ended, in the order of the ids."""
+    query = select(RunRow).where(col(RunRow.run_id).in_(run_ids))
+    with transaction(engine) as session:
+        found = {row.run_id: row for row in session.exec(query)}
+    return [_run(found[id]) for id in run_ids if id in found]
+
+
+def first(engine: Engine, source: str) -> datetime | None:
+    """When a source was first walked, of the runs that are kept."""
+    query = select(func.min(RunRow.started_at)).where(RunRow.source == source)
+    with transaction(engine) as session:
+        return session.exec(query).one()
+
+
 def last_full(engine: Engine, source: str, scope: str) -> RunRow | None:
     """The newest full run over one listing."""
     query = (
@@ -62,6 +77,11 @@ def _row(run: Run) -> RunRow:
     values: dict[str, Any] = asdict(run) | run.counts
     evidence = {"reason": values.pop("reason"), "events": values.pop("events")}
     return RunRow(**values, evidence=evidence)
+
+
+def _run(row: RunRow) -> Run:
+    values = {**row.model_dump(), **row.evidence}
+    return Run(**{each.name: values[each.name] for each in fields(Run)})
 
 
 def prune(session: Session, before: datetime) -> int:
