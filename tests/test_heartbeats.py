@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -15,8 +16,10 @@ from worker.state.heartbeats import Pulse
 
 
 @pytest.fixture
-def engine(state_url: str) -> Engine:
-    return connect(state_url)
+def engine(state_url: str) -> Iterator[Engine]:
+    opened = connect(state_url)
+    yield opened
+    opened.dispose()
 
 
 @pytest.fixture
