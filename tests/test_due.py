@@ -196,7 +196,13 @@ def test_a_slow_source_keeps_no_other_that_becomes_due_meanwhile(
     assert [name for name, _ in synced.done] == ["farm", "barn"]
 
 
-def test_a_walk_gives_signs_of_life(settings: Settings, engine: Engine, synced: Syncs) -> None:
+def test_a_walk_gives_signs_of_life(
+    settings: Settings, engine: Engine, synced: Syncs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tick(settings)
+    assert heartbeats.every(engine) == {}  # a short one leaves that to the task for it
+    monkeypatch.setattr(heartbeats, "_RENEWED_S", 0.0)
+    requests.add(engine, [FARM], NOON)
     tick(settings)
     assert heartbeats.every(engine).keys() == {"sync"}
 
@@ -462,5 +468,6 @@ def test_what_a_crash_left_is_relayed_although_every_source_is_paused(
 ) -> None:
     for source in settings.sources:
         sources.pause(engine, source)
-    monkeypatch.setattr("worker.aftermath.catch_up", lambda *given: made)
+    monkeypatch.setattr(due, "make_left", lambda *given: made)
+    monkeypatch.setattr(due, "_files", lambda path: (1, 2, 3))
     assert tick(settings) == woken

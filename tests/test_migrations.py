@@ -171,7 +171,7 @@ def migrated(take: Callable[..., Stocktake], world: GestalWorld, folder: Path) -
 
 
 def test_a_tick_brings_the_stores_up(old: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(due, "_sync_logged", lambda *_: False)
+    monkeypatch.setattr(due._Shift, "look", lambda _: False)
     due.sync_due(old, Event())
     assert versions(old) == (STATE, WAREHOUSE)
 

@@ -36,8 +36,9 @@ from worker.sandbox.gestal_world import GestalWorld
 from worker.sandbox.receiver import Receiver
 from worker.sandbox.seeding import aeontel_world, gestal_world
 from worker.sandbox.world import START
-from worker.state import runs, sources
+from worker.state import leases, runs, sources
 from worker.state.tables import SourceState
+from worker.sync import Wish, sync
 
 Take = Callable[..., Stocktake]
 SEEDED: Mapping[str, Callable[..., World]] = {"gestal": gestal_world, "aeontel": aeontel_world}
@@ -448,6 +449,30 @@ def test_of_two_syncs_of_one_source_one_is_busy(take: Take) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_wanted_is_decided_when_nobody_else_can_begin(take: Take) -> None:
+    taken = take(gestal_world(integrations=2, installs=3))
+    scope, asked = "installs/" + next(iter(taken.world.integrations)), []  # type: ignore[union-attr]
+
+    def revise(wish: Wish) -> Wish:
+        assert wish == Wish("incremental")
+        assert not taken.requests
+        with pytest.raises(StoreBusy), leases.lease(taken.engine, "sync farm"):
+            pass
+        return Wish("full", (scope,))
+
+    synced = sync(
+        taken.settings,
+        taken.engine,
+        taken.source,
+        Wish("incremental"),
+        Unhurried(),
+        revise=revise,
+        on_request=lambda: asked.append(1),
+    )
+    assert summary(synced.runs) == [(scope, "ok", "pristine")]
+    assert len(asked) == len(taken.requests)
+
+
 def test_a_lost_state_store_costs_no_history(take: Take) -> None:
     taken = take(gestal_world(integrations=1, installs=5))
     taken.sync()
@@ -543,9 +568,11 @@ def test_a_sync_of_one_scope_does_not_count_as_one_of_the_source(take: Take) -> 
     taken = take(world)
     scope = f"installs/{next(iter(world.integrations))}"
     taken.sync(scopes=(scope,))
-    assert sources.known(taken.engine, taken.source).last_full_at is None
+    part = sources.known(taken.engine, taken.source)
+    assert (part.last_full_at, part.last_tried_at) == (None, None)
     taken.sync()
-    assert sources.known(taken.engine, taken.source).last_full_at is not None
+    whole = sources.known(taken.engine, taken.source)
+    assert None not in (whole.last_full_at, whole.last_tried_at)
 
 
 @pytest.mark.slow

@@ -3,16 +3,21 @@
 import signal
 import subprocess
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
+import msgspec
 import pytest
-from killing import OFTEN, UP, Killer, are_gone, children, daemon, wait_for
+from killing import OFTEN, STOCKTAKE, UP, Killer, are_gone, children, daemon, wait_for
 
+from worker import clock
 from worker.playground import Playground, playground
 from worker.sandbox.faults import Fault
 from worker.sandbox.world import World, mutate
+from worker.settings import load
+from worker.state import heartbeats, opened
 
 pytestmark = [
     pytest.mark.slow,
@@ -71,6 +76,43 @@ def test_it_runs_whatever_ends_but_only_once_until_it_is_stopped(
         assert "Traceback" not in up.log
     ids = told(running)
     assert len(ids) == len(set(ids)) == 2
+
+
+def test_a_request_goes_through_it_and_status_tells_who_is_alive(
+    folder: Path, running: Playground
+) -> None:
+    def stocktake(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [*STOCKTAKE, *arguments]
+        return subprocess.run(command, cwd=folder, capture_output=True, check=False, text=True)
+
+    with daemon(folder, running.config) as up:  # nothing is due for a minute after the first syncs
+        wait_for(lambda: len(running.receiver.received) == 2)
+        assert mutate(running.gestal, 1, ("install",))
+        done = stocktake("sync", "farm", "--enqueue", "--wait", "--incremental", "--json")
+        assert done.returncode == 0, done.stderr
+        runs = msgspec.json.decode(done.stdout)["runs"]
+        assert sum(run["events"].get("install.created", 0) for run in runs) == 1
+        assert done.stderr == ""  # the broker took the wake-up
+
+        live = stocktake("status", "--live")
+        assert live.returncode == 0, live.stdout
+        beats = {name: seen_at(folder, name) for name in ("sync", "deliver")}
+        # Each comes through its own queue again.
+        wait_for(lambda: all(seen_at(folder, name) > beat for name, beat in beats.items()))
+        assert up.stop() == 0
+    with opened(load(folder / "stocktake.toml", {})) as engine:
+        for worker in ("sync", "deliver"):
+            heartbeats.beat(engine, worker, clock.now() - timedelta(minutes=1))
+    dead = stocktake("status", "--live")
+    assert dead.returncode == 1
+    assert dead.stdout.count("not alive since") == 2
+    assert stocktake("status").returncode == 1
+
+
+def seen_at(folder: Path, worker: str) -> datetime:
+    """When a worker was last seen alive."""
+    with opened(load(folder / "stocktake.toml", {})) as engine:
+        return heartbeats.every(engine)[worker].beat_at
 
 
 def test_killed_it_leaves_no_process_and_the_next_one_goes_on(

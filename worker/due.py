@@ -39,9 +39,11 @@ _migrated: set[Path] = set()  # stores that this process has looked at
 _relayed: dict[Path, tuple[int, ...]] = {}  # and how their files were when all was relayed
 
 
-def sync_due(settings: Settings, stop: Event, wake_deliverer: Callable[[], object]) -> None:
-    """Syncs every source that is due or asked for, until there is none; calls `wake_deliverer`
-    whenever there may be something to deliver.
+def sync_due(
+    settings: Settings, stop: Event, wake_deliverer: Callable[[], object] = lambda: None
+) -> bool:
+    """Syncs every source that is due or asked for, until there is none; says whether there may be
+    something to deliver, and calls `wake_deliverer` as soon as there is.
 
     A rate limited or paused source is left alone, and one that another process syncs.
     """
@@ -49,12 +51,15 @@ def sync_due(settings: Settings, stop: Event, wake_deliverer: Callable[[], objec
     with brought_up(settings) as engine, ThreadPoolExecutor(SOURCES_AT_ONCE, "sync") as pool:
         shift = _Shift(settings, engine, stop, pool)
         begun = shift.look()
-        if _make_left(settings, engine, stop, idle=not begun):
+        told = _make_left(settings, engine, stop, idle=not begun)
+        if told:
             wake_deliverer()
         while shift.under_way:
             if shift.settle():
                 wake_deliverer()
+                told = True
             shift.look()
+    return told
 
 
 def wanted(

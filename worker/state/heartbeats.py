@@ -49,12 +49,12 @@ def every(engine: Engine) -> dict[str, HeartbeatRow]:
 class Pulse:
     """Renews the heartbeat of a worker while a long task makes progress: call it at each step.
 
-    Threads share it. Most calls do nothing: it writes once in a few seconds.
+    Threads share it. It writes once in a few seconds, so a short task writes nothing.
     """
 
     def __init__(self, engine: Engine, worker: str) -> None:
         self._engine, self._worker = engine, worker
-        self._lock, self._due_s = Lock(), 0.0
+        self._lock, self._due_s = Lock(), time.monotonic() + _RENEWED_S
 
     def __call__(self) -> None:
         with self._lock:
