@@ -47,7 +47,6 @@ def sync_due(
 
     A rate limited or paused source is left alone, and one that another process syncs.
     """
-    _migrate_once(settings)
     with brought_up(settings) as engine, ThreadPoolExecutor(SOURCES_AT_ONCE, "sync") as pool:
         shift = _Shift(settings, engine, stop, pool)
         begun = shift.look()
@@ -165,6 +164,7 @@ class _Shift:
             taken.extend(requests.begin(self._engine, source.name, clock.now()))
             return merged(taken) if taken else wish
 
+        _migrate_once(self._settings)
         synced = sync(
             self._settings,
             self._engine,

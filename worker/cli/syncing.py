@@ -22,7 +22,7 @@ from worker.state import sources as known_sources
 from worker.state.requests import Asked
 from worker.sync import Synced, Wish
 from worker.sync import sync as sync_source
-from worker.upkeep import migrate
+from worker.upkeep import brought_up, migrate
 from worker.walking import Progress
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -63,9 +63,8 @@ def sync(
                 for source in named_ones or _unpaused(loaded, engine)
             ]
             raise typer.Exit(asking.ask(loaded, engine, asked, stop, wait=wait, json=json))
-    if not dry_run:
-        migrate(loaded)
-    with state(loaded) as engine, stopping() as stop, output.progress(shown=not json) as report:
+    store = state(loaded) if dry_run else brought_up(loaded)
+    with store as engine, stopping() as stop, output.progress(shown=not json) as report:
         done = [
             _synced(loaded, engine, source, _wish(source, mode, integration, dry_run), stop, report)
             for source in named_ones or _unpaused(loaded, engine)
@@ -161,6 +160,8 @@ def _synced(
 ) -> Synced:
     """One source after the other: what keeps one from being synced does not keep the others."""
     try:
+        if not wish.dry_run:
+            migrate(loaded)
         return sync_source(loaded, engine, source, wish, stop, report)
     except StocktakeError as error:
         return Synced((never_begun(source.name, wish.mode, error, clock.now()),))
