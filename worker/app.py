@@ -45,13 +45,17 @@ app = application(settings, stop)
 def log_as_configured(**_: Any) -> None:
     """Celery leaves logging alone where somebody answers this signal."""
     configure(settings.log.format, settings.log.level)
-    logging.getLogger("celery.beat").addFilter(_in_one_line)
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_in_one_line)
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
-    # While the broker is away beat would show a traceback and a stack at every tick.
-    if isinstance(record.args, tuple) and str(record.msg).startswith("Message Error: %s"):
+    # Where the broker is away is no defect: Celery shows a traceback, and at every tick a stack.
+    said = str(record.msg)
+    if said.startswith("Message Error: %s") and isinstance(record.args, tuple):
         record.msg, record.args, record.exc_info = "tick error=%s", record.args[:1], None
+    elif said.startswith(("consumer: Connection to broker lost", "Couldn't ack ")):
+        record.exc_info = None
     return True
 
 
