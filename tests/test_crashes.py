@@ -112,8 +112,10 @@ def test_a_sync_that_is_killed_between_its_commit_and_its_deliveries_a_hundred_t
             _, steps = run("farm", "full", None)
             names = [step.partition(" from ")[0] for step in steps]
             first = names.index("worker.aftermath.record")
-            last = names.index("worker.state.deliveries.advance", first)
-            between = steps[first : last + 1]
+            made = [
+                names.index(f"worker.state.deliveries.{act}", first) for act in ("add", "advance")
+            ]
+            between = steps[first : max(made) + 1]
             killed = recorded = 0
             while killed < 100:
                 mutate(running.gestal, 2, ("install", "update"))
