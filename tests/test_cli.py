@@ -316,17 +316,32 @@ def test_check_tries_everything_and_sends_a_test_when_asked(
 
 def test_status_is_a_level_and_its_reasons(terminal: Terminal) -> None:
     said = terminal("status", "--json")
-    assert (said.code, said.document["level"]) == (0, "ok")
-    assert [line["what"] for line in said.document["lines"]] == [
+    assert (said.code, said.document["level"]) == (0, "warning")
+    levels = {line["what"]: line["level"] for line in said.document["lines"]}
+    assert levels == {
+        "state store": "ok",
+        "published copy": "ok",
+        "workers": "warning",  # all that was done here was done by hand
+        "source farm": "ok",
+        "source voice": "ok",
+        "endpoint crm": "ok",
+    }
+    live = terminal("status", "--live", "--json")
+    assert (live.code, live.document["level"]) == (1, "critical")
+    assert [line["what"] for line in live.document["lines"]] == [
         "state store",
         "published copy",
-        "source farm",
-        "source voice",
-        "endpoint crm",
+        "sync worker",
+        "deliver worker",
     ]
-    live = terminal("status", "--live", "--json").document["lines"]
-    assert [line["what"] for line in live] == ["state store", "published copy"]
     assert "last synced" in terminal("status").out
+
+
+def test_status_fits_a_narrow_terminal(terminal: Terminal) -> None:
+    with narrowed(80):
+        out = terminal("status").out
+    assert "no daemon has run here" in out
+    assert all(len(line) <= 80 for line in out.splitlines())
 
 
 def test_a_paused_source_is_not_synced_until_it_is_resumed(terminal: Terminal) -> None:

@@ -36,7 +36,17 @@ from worker.sandbox.seeding import aeontel_world, gestal_world
 from worker.sandbox.server import Sandbox
 from worker.settings import Endpoint
 from worker.settings.values import Retention
-from worker.state import connect, deliveries, holds, looking, sources, tallies, transaction
+from worker.state import (
+    connect,
+    deliveries,
+    heartbeats,
+    holds,
+    looking,
+    sources,
+    tallies,
+    transaction,
+)
+from worker.state.tables import SourceState
 
 Take = Callable[..., Stocktake]
 Labels = frozenset[tuple[str, str]]
@@ -444,15 +454,33 @@ def lines(taken: Stocktake, path: str) -> tuple[int, Mapping[str, str]]:
 @pytest.mark.slow
 def test_ready_is_the_business_view_and_alive_is_not(taken: Stocktake) -> None:
     taken.sync()
+    assert lines(taken, "/livez")[0] == 503  # nobody works here
+    for worker in ("sync", "deliver"):
+        heartbeats.beat(taken.engine, worker, clock.now())
+    assert lines(taken, "/livez")[0] == 200
     assert lines(taken, "/readyz") == (
         200,
-        {"state store": "ok", "published copy": "ok", "source farm": "ok", "endpoint crm": "ok"},
+        {
+            "state store": "ok",
+            "published copy": "ok",
+            "sync worker": "ok",
+            "deliver worker": "ok",
+            "source farm": "ok",
+            "endpoint crm": "ok",
+        },
     )
     fares = deliveries.Health(disabled_reason="gone")
     with transaction(taken.engine) as session:
         deliveries.save_health(session, "crm", fares)
     status, shown = lines(taken, "/readyz")
-    assert (status, shown["endpoint crm"]) == (503, "critical")
+    assert (status, shown["endpoint crm"]) == (200, "warning")
+
+    def long_ago(row: SourceState) -> None:
+        row.last_synced_at = clock.now() - timedelta(hours=4)
+
+    sources.change(taken.engine, taken.source, long_ago)
+    status, shown = lines(taken, "/readyz")
+    assert (status, shown["source farm"]) == (503, "critical")
     assert lines(taken, "/livez")[0] == 200
 
 
