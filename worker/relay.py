@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy import Engine
 from sqlmodel import Session
 
-from worker import clock, warehouse, webhooks
+from worker import clock, webhooks
 from worker.errors import CursorMismatch
 from worker.models import Event
 from worker.outbound import Draft
@@ -49,6 +49,9 @@ def introduce(settings: Settings, engine: Engine) -> None:
         known = inspection.registered(session)
     if known == set(_names(settings.endpoints)):
         return
+    # Here, because who only delivers, maybe on another host, does without DuckDB (40 MB).
+    from worker import warehouse
+
     with warehouse.opened(settings.store_path, clock.now()) as store:
         register(engine, settings.endpoints, store.id, store.last_sequence, clock.now())
 
