@@ -16,6 +16,8 @@ from worker.findings import Brief, Plan, Proposal
 from worker.settings import Settings, Source
 from worker.state import connect
 
+pytestmark = pytest.mark.slow  # each opens both stores
+
 FARM, BARN = (
     Source.model_validate({"name": name, "dialect": "gestal", **LOGIN}) for name in ("farm", "barn")
 )

@@ -17,6 +17,8 @@ from worker.outbound import Health
 from worker.receivers import Standing
 from worker.state import deliveries, transaction
 
+pytestmark = pytest.mark.slow  # each has a store and deliveries of its own
+
 HOUR = timedelta(hours=1)
 
 
@@ -123,7 +125,6 @@ def test_how_often_it_was_tried_is_kept_and_the_time_it_waited_does_not_count(
     assert {row[0] for row in scene.rows("first_attempt_at")} == {None}
 
 
-@pytest.mark.slow
 def test_what_is_in_flight_when_an_endpoint_is_paused_ends_by_itself(
     scene: Scene, receiver: Receiver
 ) -> None:
@@ -141,7 +142,6 @@ def test_what_is_in_flight_when_an_endpoint_is_paused_ends_by_itself(
     assert states(scene) == [("paused", "paused")] * 2
 
 
-@pytest.mark.slow
 def test_a_deliverer_that_runs_takes_notice_when_an_endpoint_is_resumed(
     scene: Scene, receiver: Receiver
 ) -> None:
@@ -169,7 +169,6 @@ def test_a_deliverer_that_runs_takes_notice_when_an_endpoint_is_resumed(
 # Tested
 
 
-@pytest.mark.slow
 def test_a_test_is_sent_at_once_and_alone(scene: Scene, receiver: Receiver) -> None:
     terminal = configured(scene, receiver.url)
     said = terminal("endpoints", "test", "crm", "--json")
@@ -180,7 +179,6 @@ def test_a_test_is_sent_at_once_and_alone(scene: Scene, receiver: Receiver) -> N
     assert states(scene) == [("pending", None)] * 2 + [("delivered", None)]
 
 
-@pytest.mark.slow
 def test_a_test_that_is_not_taken_fails_and_is_kept_for_later(
     scene: Scene, receiver: Receiver
 ) -> None:
@@ -193,7 +191,6 @@ def test_a_test_that_is_not_taken_fails_and_is_kept_for_later(
     assert health(scene).failures == 1
 
 
-@pytest.mark.slow
 def test_a_test_says_why_there_was_no_answer(scene: Scene, receiver: Receiver) -> None:
     terminal = configured(scene, receiver.url)
     terminal.configure("allow_private_networks = true", "allow_private_networks = false")
@@ -203,7 +200,6 @@ def test_a_test_says_why_there_was_no_answer(scene: Scene, receiver: Receiver) -
     assert "its address is not allowed for webhooks" in said.document["error"]
 
 
-@pytest.mark.slow
 def test_a_test_that_says_gone_gives_the_endpoint_up(scene: Scene, receiver: Receiver) -> None:
     receiver.reply = replying(410)
     assert configured(scene, receiver.url)("endpoints", "test", "crm").code == 1
@@ -211,7 +207,6 @@ def test_a_test_that_says_gone_gives_the_endpoint_up(scene: Scene, receiver: Rec
     assert states(scene)[:2] == [("paused", "gone")] * 2
 
 
-@pytest.mark.slow
 def test_a_test_goes_through_an_open_breaker_and_closes_it(
     scene: Scene, receiver: Receiver
 ) -> None:
@@ -220,7 +215,6 @@ def test_a_test_goes_through_an_open_breaker_and_closes_it(
     assert health(scene).breaker_until is None
 
 
-@pytest.mark.slow
 def test_a_paused_endpoint_is_not_tested(scene: Scene, receiver: Receiver) -> None:
     terminal = configured(scene, receiver.url)
     assert terminal("endpoints", "pause", "crm").code == 0
@@ -247,7 +241,6 @@ def test_how_an_endpoint_fares_is_one_word(scene: Scene, fares: Health, state: s
     assert Standing(scene.crm, fares, 0, {}).state(clock.now()) == state
 
 
-@pytest.mark.slow
 def test_endpoints_are_listed_without_their_paths(scene: Scene, terminal: Terminal) -> None:
     terminal.configure("/hook", "/hook/T0/hush")
     (listed,) = terminal("endpoints", "list", "--json").document["endpoints"]
@@ -259,7 +252,6 @@ def test_endpoints_are_listed_without_their_paths(scene: Scene, terminal: Termin
     assert "hush" not in out + str(listed) + terminal("endpoints", "show", "crm").out
 
 
-@pytest.mark.slow
 def test_an_endpoint_is_shown_with_its_limits_and_last_attempts(
     scene: Scene, terminal: Terminal, receiver: Receiver
 ) -> None:
@@ -273,7 +265,6 @@ def test_an_endpoint_is_shown_with_its_limits_and_last_attempts(
     assert "answered 404" in terminal("endpoints", "show", "crm").out
 
 
-@pytest.mark.slow
 def test_commands_say_what_they_did(scene: Scene, terminal: Terminal) -> None:
     assert terminal("endpoints", "pause", "crm").out.startswith("crm is paused;")
     assert terminal("endpoints", "resume", "crm").out == (
@@ -281,7 +272,6 @@ def test_commands_say_what_they_did(scene: Scene, terminal: Terminal) -> None:
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", ["show", "pause", "resume", "test"])
 def test_an_endpoint_that_nobody_knows_is_told(terminal: Terminal, command: str) -> None:
     said = terminal("endpoints", command, "crn")
@@ -289,7 +279,6 @@ def test_an_endpoint_that_nobody_knows_is_told(terminal: Terminal, command: str)
     assert "did you mean crm?" in said.err
 
 
-@pytest.mark.slow
 def test_without_endpoints_there_is_nothing_to_list(terminal: Terminal) -> None:
     terminal.config.write_text(terminal.config.read_text().partition("[[endpoints]]")[0])
     assert terminal("endpoints", "list").out == "no endpoint is configured\n"

@@ -48,6 +48,8 @@ from worker.state import (
 )
 from worker.state.tables import SourceState
 
+pytestmark = pytest.mark.slow  # each has a history behind it
+
 Take = Callable[..., Stocktake]
 Labels = frozenset[tuple[str, str]]
 
@@ -151,7 +153,6 @@ def taken(take: Take, receiver: Receiver) -> Stocktake:
 # What is counted
 
 
-@pytest.mark.slow
 def test_every_metric_has_its_name_type_help_and_labels(take: Take) -> None:
     taken = take(gestal_world(installs=1), receiver=Receiver(SECRET), endpoints=crm)
     taken.sync()
@@ -229,7 +230,6 @@ def test_a_history_is_told_value_by_value(taken: Stocktake, receiver: Receiver) 
     assert told("oldest_pending_timestamp_seconds", endpoint="crm") is None
 
 
-@pytest.mark.slow
 def test_what_is_given_up_is_counted_as_dead(taken: Stocktake, receiver: Receiver) -> None:
     taken.sync()
     receiver.then(410)
@@ -237,7 +237,6 @@ def test_what_is_given_up_is_counted_as_dead(taken: Stocktake, receiver: Receive
     assert scraped(taken).counted("deliveries_total") == {("crm", "dead"): 1}
 
 
-@pytest.mark.slow
 def test_suspects_and_holds_are_told_while_they_last(take: Take) -> None:
     taken = take(gestal_world(installs=6))
     taken.sync()
@@ -254,20 +253,17 @@ def test_suspects_and_holds_are_told_while_they_last(take: Take) -> None:
     assert scraped(taken)("holds", source="farm") == 0
 
 
-@pytest.mark.slow
 def test_an_aeontel_source_counts_its_installs_once(take: Take) -> None:
     taken = take(aeontel_world(installs=3))
     taken.sync()
     assert scraped(taken)("active_installs", source="voice") == len(taken.active())
 
 
-@pytest.mark.slow
 def test_a_dry_run_counts_nothing(taken: Stocktake) -> None:
     taken.sync(dry_run=True)
     assert set(scraped(taken).growing.values()) == {0.0}
 
 
-@pytest.mark.slow
 def test_no_counter_goes_down_when_what_it_counted_is_removed(taken: Stocktake) -> None:
     taken.sync()
     sent(taken)
@@ -296,7 +292,6 @@ def test_buckets_hold_what_is_not_above_them(tmp_path: Path) -> None:
     assert shown["stocktake_delivery_duration_seconds_sum"] == pytest.approx(114.021)
 
 
-@pytest.mark.slow
 def test_who_counts_at_the_same_time_loses_nothing(tmp_path: Path) -> None:
     engine = connect(f"sqlite:///{tmp_path}/state.db")
 
@@ -316,7 +311,6 @@ def test_who_counts_at_the_same_time_loses_nothing(tmp_path: Path) -> None:
     assert found == {"a": 100, "b": 200}
 
 
-@pytest.mark.slow
 def test_a_batch_is_counted_in_one_statement(taken: Stocktake) -> None:
     taken.sync()
     said: list[str] = []
@@ -414,7 +408,6 @@ def test_who_says_nothing_keeps_nobody_from_an_answer(taken: Stocktake) -> None:
             each.close()
 
 
-@pytest.mark.slow
 def test_a_state_store_that_is_away_is_503_and_one_line_until_it_is_back(
     taken: Stocktake, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -451,7 +444,6 @@ def lines(taken: Stocktake, path: str) -> tuple[int, Mapping[str, str]]:
     return said.status, {line["what"]: line["level"] for line in document["lines"]}
 
 
-@pytest.mark.slow
 def test_ready_is_the_business_view_and_alive_is_not(taken: Stocktake) -> None:
     taken.sync()
     assert lines(taken, "/livez")[0] == 503  # nobody works here
@@ -540,7 +532,6 @@ def wait_for(look: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.slow
 def test_up_serves_what_its_workers_do(folder: Path) -> None:
     port = free_port()
     with playground(installs=2) as sandbox:
@@ -562,7 +553,6 @@ def test_up_serves_what_its_workers_do(folder: Path) -> None:
     assert b"Traceback" not in (folder / "log").read_bytes()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_it_serves_without_duckdb_until_it_is_told_to_stop(
     folder: Path, stop: signal.Signals
@@ -583,7 +573,6 @@ def test_it_serves_without_duckdb_until_it_is_told_to_stop(
     assert (folder / "log").read_bytes() == b""
 
 
-@pytest.mark.slow
 def test_without_an_address_that_can_be_had_it_ends_with_2_and_a_message(folder: Path) -> None:
     def refused(listen: str) -> str:
         with playground(installs=0) as sandbox:

@@ -30,6 +30,8 @@ from worker.state import connect, connect_state, schema, transaction
 from worker.state.database import engine_at, unchecked
 from worker.state.delivery_tables import AttemptRow
 
+pytestmark = pytest.mark.slow  # each makes stores of another schema
+
 STATE, WAREHOUSE = schema.VERSION, warehouse.SCHEMA_VERSION
 
 
@@ -146,7 +148,6 @@ def test_the_history_of_an_older_store_survives(old: Settings) -> None:
         assert store.execute(written_by).fetchall() == [(__version__,)]
 
 
-@pytest.mark.slow
 def test_the_next_sync_of_a_migrated_store_goes_on(
     take: Callable[..., Stocktake], tmp_path: Path
 ) -> None:
@@ -181,7 +182,6 @@ def test_so_does_who_only_delivers(old: Settings) -> None:
     assert versions(old) == (STATE, WAREHOUSE)
 
 
-@pytest.mark.slow
 def test_two_who_migrate_at_once_do_it_once(old: Settings) -> None:
     code = (
         "import sys; from pathlib import Path; from worker import upkeep\n"
@@ -207,7 +207,6 @@ def test_two_who_migrate_at_once_do_it_once(old: Settings) -> None:
     assert versions(old) == (STATE, WAREHOUSE)
 
 
-@pytest.mark.slow
 def test_a_crash_at_any_statement_leaves_what_the_next_one_brings_up(state_url: str) -> None:
     firsts.state(state_url)
     engine = engine_at(state_url)
@@ -239,7 +238,6 @@ def dies(engine: Engine, at: int) -> bool:
     return False
 
 
-@pytest.mark.slow
 def test_a_crash_between_the_stores_leaves_what_the_next_one_brings_up(
     old: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,7 +304,6 @@ def test_stores_of_a_newer_stocktake_are_refused_and_not_touched(newer: Settings
 # --- whole stores -----------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_whoever_opens_a_store_knows_all_of_its_tables() -> None:
     """A process that made a store without some of them would leave it so for ever."""
     code = "import worker.state, sqlmodel; print(*sqlmodel.SQLModel.metadata.tables)"

@@ -20,6 +20,8 @@ from worker.relay import Log
 from worker.settings import Endpoint
 from worker.state import connect
 
+pytestmark = pytest.mark.slow  # each plays days through
+
 SECOND, MINUTE, HOUR = timedelta(seconds=1), timedelta(minutes=1), timedelta(hours=1)
 DELAYS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)  # DESIGN, section 9
 UP, DOWN = Answer(204), Answer(503)
@@ -145,7 +147,6 @@ def test_ten_attempts_are_made_over_three_days_and_then_no_more(world, jitter):
     assert one.rows("select state, reason, attempts from deliveries") == [("dead", "exhausted", 10)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("answer", [Answer(502), Answer(504), Answer(fault="deadline")])
 def test_a_gateway_or_a_deadline_is_given_a_minute(world, answer):
     one = world(always(answer))
@@ -165,7 +166,6 @@ def test_a_certificate_that_does_not_verify_is_retried_and_flagged_at_once(world
     assert one.rows("select flag from endpoints") == [(None,)]
 
 
-@pytest.mark.slow
 def test_a_receiver_that_is_back_after_three_days_misses_nothing(world):
     one = world(down_until(NOON + 72 * HOUR))
     one.happen(event(1))
@@ -176,7 +176,6 @@ def test_a_receiver_that_is_back_after_three_days_misses_nothing(world):
 # A rate limit.
 
 
-@pytest.mark.slow
 def test_a_rate_limit_of_almost_a_week_uses_up_no_attempt(world):
     end = NOON + 167 * HOUR
     one = world(down_until(end, Answer(429)))
@@ -189,7 +188,6 @@ def test_a_rate_limit_of_almost_a_week_uses_up_no_attempt(world):
     assert [wait / MINUTE for wait in one.waits()][:12] == [1, 1, 1, 1, 1, 2, 4, 8, 15, 15, 15, 15]
 
 
-@pytest.mark.slow
 def test_a_rate_limit_of_more_than_a_week_ends_the_delivery(world):
     one = world(always(Answer(429)))
     one.happen(event(1))
@@ -200,7 +198,6 @@ def test_a_rate_limit_of_more_than_a_week_ends_the_delivery(world):
     assert timedelta(days=7) <= one.asked[-1][2] - NOON <= timedelta(days=7, minutes=15)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("days", "state", "requests"), [(6, "delivered", 7), (7, "delivered", 8), (8, "dead", 8)]
 )
@@ -222,7 +219,6 @@ def test_a_rate_limit_is_asked_again_when_it_says(world):
 # Many deliveries.
 
 
-@pytest.mark.slow
 def test_behind_the_breaker_one_probe_at_a_time_finds_that_it_is_over(world):
     end = NOON + 72 * HOUR
     many = world(down_until(end), endpoint(max_in_flight=1))
@@ -243,7 +239,6 @@ def test_behind_the_breaker_one_probe_at_a_time_finds_that_it_is_over(world):
     ]
 
 
-@pytest.mark.slow
 def test_events_of_one_install_wait_for_the_first_of_them_through_an_outage(world):
     one = world(down_until(NOON + 30 * HOUR), endpoint(max_in_flight=8))
     one.happen(*(event(number, f"ins_{number % 3}") for number in range(1, 31)))
@@ -254,7 +249,6 @@ def test_events_of_one_install_wait_for_the_first_of_them_through_an_outage(worl
         assert [id for id in delivered if id in mine] == mine
 
 
-@pytest.mark.slow
 def test_an_outage_of_one_endpoint_is_none_of_another(world):
     def answer(name, now):
         return DOWN if name == "crm" and now < NOON + 2 * HOUR else UP
@@ -270,7 +264,6 @@ def test_an_outage_of_one_endpoint_is_none_of_another(world):
 # An endpoint that is given up.
 
 
-@pytest.mark.slow
 def test_after_five_days_without_success_an_endpoint_is_disabled_and_the_others_are_told(world):
     def answer(name, _now):
         return Answer(404) if name == "crm" else UP

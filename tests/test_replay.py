@@ -24,6 +24,8 @@ from worker.settings import Endpoint
 from worker.state import deliveries, replays, sources, transaction
 from worker.warehouse import Store
 
+pytestmark = pytest.mark.slow  # each has a store and deliveries of its own
+
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -230,7 +232,6 @@ def test_what_happens_during_a_replay_is_told_after_it(
     assert "stocktake-replay" not in scene.taken[-1][0]
 
 
-@pytest.mark.slow
 def test_what_was_not_relayed_yet_is_told_before_it_is_told_again(scene: Scene) -> None:
     scene.sync(gestal_row("ins_3", note=2), gestal_row("ins_1", note=1), relayed=False)
     scene.replay(since=NOON + 3 * MINUTE)
@@ -238,7 +239,6 @@ def test_what_was_not_relayed_yet_is_told_before_it_is_told_again(scene: Scene) 
     assert [headers.get("stocktake-replay") for headers, _ in scene.taken] == [None, "1", "1", "1"]
 
 
-@pytest.mark.slow
 def test_an_event_waits_for_those_of_its_install_that_are_sent_again(scene: Scene) -> None:
     scene.replay(types=("install.created",))
     scene.sync(gestal_row("ins_3", note=2), gestal_row("ins_1", note=1))
@@ -280,7 +280,6 @@ def unreachable() -> Endpoint:
     return endpoint(url="https://127.0.0.1/", events=("*",), allow_private_networks=False)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", ["events", "snapshot", "dead"])
 def test_a_replay_that_dies_at_any_statement_is_made_whole_or_never_was(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, what: str
@@ -361,7 +360,6 @@ def test_installs_of_the_baseline_are_in_a_snapshot(tmp_path: Path) -> None:
         assert {id for _, id in told(scene.deliver())} == {"ins_1", "ins_2"}
 
 
-@pytest.mark.slow
 def test_the_same_revision_is_told_under_the_same_id_in_the_same_words(scene: Scene) -> None:
     scene.replay("snapshot")
     first = scene.deliver()
@@ -376,7 +374,6 @@ def test_the_same_revision_is_told_under_the_same_id_in_the_same_words(scene: Sc
     assert not set(by_id) & {id for (id,) in scene.rows("event_id", where="not is_replay")}
 
 
-@pytest.mark.slow
 def test_a_snapshot_shows_each_install_as_it_was_when_it_was_asked_for(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -418,7 +415,6 @@ def test_the_dead_begin_anew_in_their_place(scene: Scene) -> None:
     assert scene.replay("dead").deliveries == 0
 
 
-@pytest.mark.slow
 def test_the_dead_are_narrowed_like_events(scene: Scene) -> None:
     dies(scene)
     ((event_id, made),) = scene.rows("event_id", "created_at", where="state = 'dead'")
@@ -436,7 +432,6 @@ def test_the_dead_are_narrowed_like_events(scene: Scene) -> None:
     assert scene.replay("dead", event_id=event_id, until=clock.now()).deliveries == 1
 
 
-@pytest.mark.slow
 def test_a_later_event_of_its_install_waits_for_what_begins_anew(scene: Scene) -> None:
     dies(scene)
     scene.sync(gestal_row("ins_4", note=5), gestal_row("ins_3"), gestal_row("ins_1", note=1))
@@ -444,7 +439,6 @@ def test_a_later_event_of_its_install_waits_for_what_begins_anew(scene: Scene) -
     assert told(scene.deliver()) == [("install.created", "ins_4"), ("install.updated", "ins_4")]
 
 
-@pytest.mark.slow
 def test_the_dead_of_a_halted_endpoint_wait(scene: Scene) -> None:
     dies(scene)
     scene.save_health(Health(paused=True))
