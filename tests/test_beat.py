@@ -64,7 +64,9 @@ ALL = sorted([SYNC, DELIVER, HEARTBEAT, HEARTBEAT])
 
 def test_everything_is_sent_at_its_interval(beat: Beat) -> None:
     assert beat.look() == []
-    beat.now += 5 * SECOND
+    beat.now += 3 * SECOND
+    assert beat.look() == [SYNC]
+    beat.now += 2 * SECOND
     assert beat.look() == [DELIVER]
     beat.now += 10 * SECOND
     assert beat.look() == ALL

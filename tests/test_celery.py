@@ -135,10 +135,10 @@ def ticks(settings: Settings) -> dict[str, dict[str, Any]]:
 def test_every_tick_expires_with_its_interval(tmp_path: Path) -> None:
     sync, deliver, prune, *beats = ticks(configured(tmp_path)).values()
 
-    assert (sync["task"], sync["options"]) == (SYNC, {"queue": "sync", "expires": 15.0})
+    assert (sync["task"], sync["options"]) == (SYNC, {"queue": "sync", "expires": 3.0})
     assert (deliver["task"], deliver["options"]) == (DELIVER, {"queue": "deliver", "expires": 5.0})
     assert (prune["task"], prune["options"]) == (PRUNE, {"queue": "sync", "expires": 86_400.0})
-    assert sync["schedule"] == timedelta(seconds=15)
+    assert sync["schedule"] == timedelta(seconds=3)
     assert deliver["schedule"] == timedelta(seconds=5)
     assert prune["schedule"] == CronTicks("15 4 * * *")
     assert beats == [
@@ -153,9 +153,9 @@ def test_every_tick_expires_with_its_interval(tmp_path: Path) -> None:
 
 def test_the_sync_tick_follows_the_most_frequent_source(tmp_path: Path) -> None:
     path = tmp_path / "stocktake.toml"
-    path.write_text(SOURCE + 'schedule = { full = "20s" }', "utf-8")
+    path.write_text(SOURCE + 'schedule = { full = "8s" }', "utf-8")
 
-    assert ticks(load(path, {}))["sync"]["schedule"] == timedelta(seconds=5)
+    assert ticks(load(path, {}))["sync"]["schedule"] == timedelta(seconds=2)
 
 
 @pytest.mark.parametrize(

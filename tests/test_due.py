@@ -18,6 +18,7 @@ from worker import clock, due, warehouse
 from worker.errors import RateLimited, SourceDown, SourceRefused, StocktakeError, StoreBusy
 from worker.findings import Plan, Run
 from worker.models import INTEGRATIONS, Mode, Outcome
+from worker.schedule import tick as tick_of
 from worker.settings import Cron, Every, Settings, Source
 from worker.settings.values import Schedule
 from worker.state import connect_state, heartbeats, requests, sources
@@ -249,6 +250,19 @@ def test_a_full_sync_that_is_due_does_not_wait_for_an_incremental_one() -> None:
     assert due.wanted(often, known, [], NOON - timedelta(seconds=1)) is None
 
 
+@pytest.mark.parametrize("interval_s", [1, 10, 60, 300])
+def test_a_change_is_found_within_the_interval_and_five_seconds(interval_s: int) -> None:
+    interval = timedelta(seconds=interval_s)
+    schedule = Schedule(incremental=Every(interval))
+    # It comes just after a sync has passed by, which ends half a second later.
+    ended = NOON + timedelta(seconds=0.5)
+    known = SourceState(source="farm", dialect="gestal", last_tried_at=ended, last_full_at=ended)
+    pace, now = tick_of([schedule.incremental, schedule.full]), NOON
+    while due.wanted(schedule, known, [], now) is None:
+        now += pace
+    assert now - NOON <= interval + timedelta(seconds=4)  # and one to walk and deliver
+
+
 # --- on request -----------------------------------------------------------------------------------
 
 
@@ -345,7 +359,7 @@ def test_who_asks_while_a_source_is_synced_is_served_by_the_next_sync_which_foll
 def test_who_asks_just_before_a_scheduled_sync_begins_is_served_by_it(
     settings: Settings, engine: Engine, synced: Syncs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decide, late = due.wanted, iter([[FARM]])
+    decide, late = due.wanted, iter([[Asked("farm", "incremental", A)]])
 
     def ask_late(*given: Any) -> Wish | None:
         wish = decide(*given)
@@ -355,7 +369,8 @@ def test_who_asks_just_before_a_scheduled_sync_begins_is_served_by_it(
 
     monkeypatch.setattr(due, "wanted", ask_late)
     tick(settings)
-    assert [name for name, _ in synced.done].count("farm") == 1
+    wishes = [wish for name, wish in synced.done if name == "farm"]
+    assert wishes == [Wish("incremental", (A,)), Wish("full")]  # and then comes what was due
     assert not requests.waiting(engine)
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from worker.schedule import is_due, next_after, tick
+from worker.schedule import is_due, longest_gap, next_after, tick
 from worker.settings import Cron, Every
 
 NOON = datetime(2024, 5, 15, 12, tzinfo=UTC)  # a Wednesday
@@ -63,12 +63,24 @@ def test_a_day_of_month_or_a_day_of_week_suffices_as_in_cron() -> None:
 
 
 def test_the_tick_is_a_quarter_of_the_shortest_interval() -> None:
-    assert tick([Every(timedelta(seconds=40)), Every(timedelta(hours=1)), NIGHTLY]) == timedelta(
-        seconds=10
-    )
+    timings = [Every(timedelta(seconds=8)), Every(timedelta(hours=1)), NIGHTLY]
+    assert tick(timings) == timedelta(seconds=2)
 
 
-def test_the_tick_is_never_shorter_than_a_second_nor_longer_than_fifteen() -> None:
+def test_the_tick_is_never_shorter_than_a_second_nor_longer_than_three() -> None:
     assert tick([Every(timedelta(seconds=1))]) == timedelta(seconds=1)
-    assert tick([Every(timedelta(days=1))]) == timedelta(seconds=15)
-    assert tick([NIGHTLY]) == timedelta(seconds=15)
+    assert tick([Every(timedelta(days=1))]) == timedelta(seconds=3)
+    assert tick([NIGHTLY]) == timedelta(seconds=3)
+
+
+@pytest.mark.parametrize(
+    ("when", "longest"),
+    [
+        (Every(timedelta(hours=1)), timedelta(hours=1)),
+        (NIGHTLY, timedelta(days=1)),
+        (Cron("0 3 * * 1-5"), timedelta(days=3)),  # over the weekend
+    ],
+)
+def test_work_may_rest_for_its_longest_gap(when: Every | Cron, longest: timedelta) -> None:
+    now = datetime(2024, 5, 15, 12, tzinfo=UTC)
+    assert longest_gap(when, now) == longest

@@ -448,7 +448,6 @@ def test_of_two_syncs_of_one_source_one_is_busy(take: Take) -> None:
     assert exit_code(taken.sync()) == 0
 
 
-@pytest.mark.slow
 def test_what_is_wanted_is_decided_when_nobody_else_can_begin(take: Take) -> None:
     taken = take(gestal_world(integrations=2, installs=3))
     scope, asked = "installs/" + next(iter(taken.world.integrations)), []  # type: ignore[union-attr]
@@ -473,6 +472,7 @@ def test_what_is_wanted_is_decided_when_nobody_else_can_begin(take: Take) -> Non
     assert len(asked) == len(taken.requests)
 
 
+@pytest.mark.slow
 def test_a_lost_state_store_costs_no_history(take: Take) -> None:
     taken = take(gestal_world(integrations=1, installs=5))
     taken.sync()

@@ -10,7 +10,7 @@ from cronsim import CronSim
 from worker.settings import Cron, Every
 
 _GAPS = 7  # of a cron expression: a weekend is among them
-_SHORTEST_TICK, _LONGEST_TICK = timedelta(seconds=1), timedelta(seconds=15)
+_SHORTEST_TICK, _LONGEST_TICK = timedelta(seconds=1), timedelta(seconds=3)
 
 
 def next_after(when: Every | Cron, last: datetime) -> datetime:
@@ -44,6 +44,7 @@ def tick(timings: Iterable[Every | Cron]) -> timedelta:
     """How often to look whether any of `timings` is due.
 
     Four times an interval: a look at exactly the interval comes a moment early half of the time,
-    and the work would wait for the next one."""
+    and the work would wait for the next one. And every few seconds: for so long at most a change
+    waits on top of the interval."""
     quarters = (when.interval / 4 for when in timings if isinstance(when, Every))
     return max(_SHORTEST_TICK, min([_LONGEST_TICK, *quarters]))
