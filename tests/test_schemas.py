@@ -35,7 +35,18 @@ from outposts import LOGIN
 from receivers import endpoint
 from sqlalchemy import text
 
-from worker import aftermath, changes, outcomes, planning, relay, schemas, warehouse, webhooks
+from worker import (
+    aftermath,
+    backup,
+    changes,
+    outcomes,
+    planning,
+    relay,
+    restore,
+    schemas,
+    warehouse,
+    webhooks,
+)
 from worker.cli import main
 from worker.deliver import deliver
 from worker.errors import SourceRefused
@@ -43,9 +54,11 @@ from worker.findings import Plan, Proposal
 from worker.models import INSTALLS, INTEGRATIONS, Event, Install, Integration
 from worker.outbound import Answer
 from worker.settings import EVENT_TYPES, NOTICE_TYPES, Settings, Source
-from worker.state import connect
+from worker.state import connect, opened
 
 VALIDATORS = {type: Draft202012Validator(schemas.schema(type)) for type in schemas.types()}
+FARM = Source.model_validate({"name": "farm", "dialect": "gestal", **LOGIN})
+FARM = Source.model_validate({"name": "farm", "dialect": "gestal", **LOGIN})
 WITHHELD = {"payload", "variables", "row_hash"}
 
 
@@ -229,9 +242,8 @@ def test_whatever_a_source_answers_over_time_is_said_as_the_schema_says(answers)
 def said(tmp_path_factory):
     """The body of every notice, by its type: each made by what makes it in earnest."""
     folder = tmp_path_factory.mktemp("said")
-    source = Source.model_validate({"name": "farm", "dialect": "gestal", **LOGIN})
     ops, gone = endpoint("ops", events=("*",)), endpoint("gone", events=("sync.*",))
-    settings = Settings(data_dir=folder, sources=(source,), endpoints=(ops, gone))
+    settings = Settings(data_dir=folder, sources=(FARM,), endpoints=(ops, gone))
     engine = connect(f"sqlite:///{folder}/state.db")
     with warehouse.opened(new_store(settings.store_path), NOON) as store:
         shown = (Shown(INTEGRATIONS, [gestal_integration()]), Shown(OF_A, [gestal_row()]))
@@ -239,10 +251,10 @@ def said(tmp_path_factory):
         aftermath.relay(settings, engine, store)
         brief = store.brief("farm")
     hold = Proposal(OF_A, "12 of 35 rows absent at once (34%)", ("ins_1", "ins_2"), 12 / 35)
-    aftermath.record(settings, engine, source, [], Plan(holds=(hold,)), NOON)
+    aftermath.record(settings, engine, FARM, [], Plan(holds=(hold,)), NOON)
     for error in (SourceRefused("farm answered 403"),) * 3 + (None,):
         run = outcomes.run_of("farm", RUN, error, Plan(), {}, NOON, NOON)
-        aftermath.conclude(settings, engine, source, [run], whole=True, brief=brief, requests=1)
+        aftermath.conclude(settings, engine, FARM, [run], whole=True, brief=brief, requests=1)
     test_id = webhooks.notice_id(webhooks.TEST, "ops", NOON.isoformat())
     relay.announce(engine, [ops], test_id, webhooks.TEST, None, {}, NOON)
     deliver(
@@ -277,20 +289,28 @@ def test_every_notice_is_as_its_schema_says(said):
         assert json.loads(body)["data"]["source"] == ("farm" if type.startswith("sync.") else None)
 
 
-def test_a_baseline_after_a_restore_and_a_long_one_are_as_the_schema_says(said):
-    message = json.loads(said["sync.baseline"])
-    facts = {name: value for name, value in message["data"].items() if name != "notice_id"}
-    facts["reason"] = "restored"
-    for listings in (facts["scopes"], facts["scopes"] * 1000):
-        body = webhooks.notice_body(
-            message["data"]["notice_id"],
-            "sync.baseline",
-            "farm",
-            {**facts, "scopes": listings},
-            NOON,
-            "standard",
-        )
-        assert check(body)["data"]["reason"] == "restored"
+def test_a_long_baseline_is_as_the_schema_says(said):
+    facts = dict(json.loads(said["sync.baseline"])["data"])
+    id, source, listings = facts.pop("notice_id"), facts.pop("source"), facts.pop("scopes")
+    long = {**facts, "scopes": listings * 1000}
+    body = webhooks.notice_body(id, "sync.baseline", source, long, NOON, "standard")
+    assert check(body)["data"]["truncated"] is True
+
+
+@pytest.mark.slow
+def test_the_notice_of_a_restore_is_as_the_schema_says_and_nothing_else_is(tmp_path):
+    """Made by the restore itself; it is of no source."""
+    ops = endpoint("ops", events=("*",))
+    settings = Settings(data_dir=tmp_path, sources=(FARM,), endpoints=(ops,))
+    new_store(settings.store_path)
+    with opened(settings) as engine:
+        backup.backup(settings, engine, tmp_path / "kept")
+    restore.restore(settings, tmp_path / "kept")
+    with opened(settings) as engine, engine.connect() as connection:
+        (body,) = connection.execute(text("select body from deliveries")).scalars()
+    message = check(body)
+    assert message["data"]["reason"] == "restored"
+    assert_closed(message)
 
 
 # What is not as the schema says.

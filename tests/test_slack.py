@@ -187,13 +187,13 @@ def test_a_hold_says_how_many_wait_and_what_to_type():
         ),
         (
             "sync.baseline",
-            "voice",
-            {"scopes": [], "installs": 2, "integrations": 1, "reason": "restored"},
+            None,
+            {"reason": "restored", "active_installs": 2, "sources": 1, "sequence": 4711},
             [
-                "Baseline of voice: 2 installs of 1 integration",
-                "They are recorded, and not announced one by one. What changes from now on is.",
-                "*Found* 2 installs of 1 integration",
-                "*Why* a backup was restored: its log has other sequences",
+                "A backup was restored: 2 installs of 1 source",
+                "What happened after that backup is found out and announced again, with new ids.",
+                "*Holds* 2 installs of 1 source",
+                "*Event log* goes on after event 4711",
             ],
         ),
         (

@@ -111,16 +111,21 @@ def _story(type: str, source: str | None, data: Mapping[str, Any]) -> _Story:
 
 
 def _baseline(source: str | None, data: Mapping[str, Any]) -> _Story:
-    restored = data.get("reason") == "restored"
+    if data.get("reason") == "restored":
+        return _restored(data)
     installs = _counted(data.get("installs"), "install")
     counts = f"{installs} of {_counted(data.get('integrations'), 'integration')}"
-    facts = [
-        ("Found", counts),
-        ("Listings", _several(data.get("scopes") or ())),
-        ("Why", "a backup was restored: its log has other sequences" if restored else None),
-    ]
+    facts = [("Found", counts), ("Listings", _several(data.get("scopes") or ()))]
     advice = "They are recorded, and not announced one by one. What changes from now on is."
     return _Story(f"Baseline of {source}: {counts}", facts, advice)
+
+
+def _restored(data: Mapping[str, Any]) -> _Story:
+    installs = _counted(data.get("active_installs"), "install")
+    counts = f"{installs} of {_counted(data.get('sources'), 'source')}"
+    facts = [("Holds", counts), ("Event log", f"goes on after event {data.get('sequence')}")]
+    advice = "What happened after that backup is found out and announced again, with new ids."
+    return _Story(f"A backup was restored: {counts}", facts, advice)
 
 
 def _held(source: str | None, data: Mapping[str, Any]) -> _Story:
