@@ -330,6 +330,33 @@ def test_a_replay_of_another_store_or_to_nobody_is_dropped(scene: Scene) -> None
         assert (scene.unfinished(), scene.rows("1", where="is_replay")) == (0, [])
 
 
+def test_the_rest_of_a_replay_ends_with_its_endpoint_though_that_is_back(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_batches(monkeypatch, 1)
+    killed(scene, monkeypatch, 1, since=NOON)
+    crm = scene.crm
+    scene.configure()
+    scene.relay()
+    scene.configure(crm)
+    scene.relay()
+    scene.go_on()
+    assert scene.unfinished() == 0
+    assert scene.rows("state", "reason", where="is_replay") == [("dead", "endpoint_removed")]
+
+
+def test_a_replay_to_an_endpoint_that_another_process_has_taken_out_is_dropped(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is taken out between two batches, and this process still knows it."""
+    in_batches(monkeypatch, 1)
+    killed(scene, monkeypatch, 1, since=NOON)
+    with scene.outpost.engine.begin() as state:
+        state.execute(text("delete from endpoints"))
+    scene.go_on()
+    assert (scene.unfinished(), len(scene.rows("1", where="is_replay"))) == (0, 1)
+
+
 def store_id(scene: Scene) -> str:
     store: Store
     with scene._store() as store:

@@ -185,8 +185,10 @@ def _make_next(settings: Settings, engine: Engine, store: Store) -> None:
 
     with transaction(engine) as session:
         healths = deliveries.healths(session, [asked.endpoint])
-        deliveries.add(session, drafts, healths, clock.now(), asked.replay_id)
-        if len(found) < _BATCH:
+        if healths:
+            deliveries.add(session, drafts, healths, clock.now(), asked.replay_id)
+        # Without: it was taken out of the configuration, though we may have an older one.
+        if len(found) < _BATCH or not healths:
             replays.end(session, asked.replay_id)
         else:
             replays.move(session, asked.replay_id, found[-1].sequence)

@@ -21,7 +21,14 @@ from sqlmodel import Session
 from worker.outbound import Attempt, Claim, Draft, Health, Settled
 from worker.state.claims import CLAIM
 from worker.state.database import insert_new
-from worker.state.delivery_tables import AttemptRow, Delivery, EndpointRow, Notice, table_of
+from worker.state.delivery_tables import (
+    AttemptRow,
+    Delivery,
+    EndpointRow,
+    Notice,
+    Replay,
+    table_of,
+)
 from worker.state.leases import owner
 
 LEASE = timedelta(seconds=45)  # longer than the sender's deadline
@@ -30,6 +37,7 @@ _ENDPOINTS = table_of(EndpointRow)
 _NOTICES = table_of(Notice)
 _DELIVERIES = table_of(Delivery)
 _ATTEMPTS = table_of(AttemptRow)
+_REPLAYS = table_of(Replay)
 _DRAFTED = tuple(field.name for field in fields(Draft))
 _HEALTH = tuple(_ENDPOINTS.c[field.name] for field in fields(Health))
 
@@ -65,6 +73,7 @@ def _forget(session: Session, name: str) -> None:
         )
         .values(state="dead", reason="endpoint_removed", next_at=None, lease_token=None)
     )
+    connection.execute(delete(_REPLAYS).where(_REPLAYS.c.endpoint == name))
     connection.execute(delete(_ENDPOINTS).where(_ENDPOINTS.c.name == name))
 
 
