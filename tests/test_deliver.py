@@ -194,15 +194,52 @@ def test_what_outlasts_a_stop_is_broken_off_and_due_again(engine, open_receiver)
     assert [each.headers["stocktake-attempt"] for each in receiver.received] == ["1"] * 3
 
 
-def test_what_a_dead_process_had_in_flight_is_sent_at_once(engine, open_receiver):
+def test_what_is_broken_off_waits_if_its_endpoint_was_paused_meanwhile(engine, open_receiver):
     receiver = open_receiver()
     crm = endpoint(url=receiver.url)
-    due(engine, [crm], event(1), event(2))
+    due(engine, [crm], event(1))
+    stop = threading.Event()
+
+    def reply(handler, received):
+        pause(engine, "crm")
+        stop.set()
+        receiver.hang(handler, received)
+
+    receiver.reply = reply
+    assert send(engine, [crm], stop=stop, grace_s=0.0) == Delivered(0, 0, 0, 0)
+    assert rows(engine, "state", "reason", "next_at") == [("paused", "paused", None)]
+
+
+def test_what_a_dead_process_had_in_flight_waits_if_its_endpoint_is_paused(engine):
+    crm = endpoint()
+    due(engine, [crm], event(1))
+    lose_claim(engine)
+    pause(engine, "crm")
+    assert send(engine, [crm], wait_s=60) == Delivered(0, 0, 0, 0)
+    assert rows(engine, "state", "reason", "next_at") == [("paused", "paused", None)]
+
+
+def pause(engine, name):
+    """What `endpoints pause` does."""
+    with transaction(engine) as session:
+        deliveries.save_health(session, name, Health(paused=True))
+        deliveries.pause_pending(session, name, "paused")
+
+
+def lose_claim(engine):
+    """A process claims the first delivery and dies."""
     dead = leases.owner().rpartition("/")[0] + "/1"  # this number, started at boot
     with transaction(engine) as session:
         deliveries.claim(session, "crm", 1, NOON)
         lost = text("update deliveries set lease_token = :token where state = 'in_flight'")
         session.connection().execute(lost, {"token": f"{dead}/1"})
+
+
+def test_what_a_dead_process_had_in_flight_is_sent_at_once(engine, open_receiver):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1), event(2))
+    lose_claim(engine)
     assert send(engine, [crm]) == Delivered(2, 0, 0, 0)
     assert sent(receiver) == ["evt_1", "evt_2"]
 

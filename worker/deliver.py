@@ -5,7 +5,8 @@ import logging
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from math import inf
@@ -174,13 +175,23 @@ class _Desk:
 
     def take_over(self) -> None:
         """Make due again what a dead process of this host had in flight."""
-        with transaction(self._engine) as session:
+        with self._returning() as session:
             take_over(session, self.now())
 
     def give_back(self, claims: Iterable[Claim]) -> None:
         """Make due again what was claimed and has not ended."""
-        with transaction(self._engine) as session:
+        with self._returning() as session:
             give_back(session, {claim.lease_token for claim in claims}, self.now())
+
+    @contextmanager
+    def _returning(self) -> Iterator[Session]:
+        """A transaction after which what is due again of a halted endpoint is paused."""
+        with transaction(self._engine) as session:
+            healths = deliveries.healths(session, self._endpoints)
+            yield session
+            for name, health in healths.items():
+                if health.halted:
+                    deliveries.pause_pending(session, name, health.halted)
 
     def turn(self, attempts: Iterable[Attempt], *, claiming: bool) -> list[Claim]:
         """Settle `attempts`; returns what is to be sent next, never more than there are slots."""
