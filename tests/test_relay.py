@@ -159,8 +159,9 @@ def test_a_crash_in_the_middle_leaves_cursor_and_deliveries_as_they_were(engine)
 
 def test_another_store_stops_the_relay_and_says_what_to_do(engine):
     register(engine, CRM, head=40)
-    with pytest.raises(CursorMismatch, match=r"crm .* store st_1 up to event 40.* store st_2"):
+    with pytest.raises(CursorMismatch, match=r"crm .* store st_1 up to event 40.* st_2") as told:
         relayed(engine, [CRM], event(41), store_id="st_2")
+    assert "; no new event is delivered. Put the right store back" in str(told.value)
     assert made(engine) == []
 
 

@@ -21,8 +21,8 @@ from worker.state.deliveries import Cursor
 # Events per transaction: a large first sync must not keep the state store from others.
 _BATCH = 500
 _WAY_ON = (
-    "nothing is delivered. Put the right store back with `stocktake restore BACKUP`; or go on with "
-    "this one: `stocktake backup DIR && stocktake restore DIR` (DIR: any new directory)"
+    "no new event is delivered. Put the right store back with `stocktake restore BACKUP`; or go on "
+    "with this one: `stocktake backup DIR && stocktake restore DIR` (DIR: any new directory)"
 )
 
 
