@@ -6,7 +6,7 @@ from threading import Barrier
 
 import pytest
 from receivers import NOON, STORE
-from sqlalchemy import text
+from sqlalchemy import event, text
 from statestores import HANG_S
 
 from worker.outbound import Answer, Attempt, Draft, Health, Settled
@@ -270,6 +270,19 @@ def test_without_any_endpoint_everything_open_is_dead(engine):
     with transaction(engine) as session:
         deliveries.register(session, [], STORE, 0, NOON)
     assert rows(engine)[0]["state"] == "dead"
+
+
+def test_counting_deliveries_reads_none_of_them(tmp_path):
+    engine = connect(f"sqlite:///{tmp_path}/state.db")
+    asked = []
+    event.listen(engine, "before_cursor_execute", lambda *about: asked.append(about[2:4]))
+    with transaction(engine) as session:
+        deliveries.counts(session, ["crm", "erp"])
+    query, values = asked[-1]
+    with engine.connect() as connection:
+        plan = [row[3] for row in connection.exec_driver_sql(f"explain query plan {query}", values)]
+    engine.dispose()
+    assert plan == ["SEARCH deliveries USING COVERING INDEX ix_deliveries_state (endpoint=?)"]
 
 
 def test_finding_due_work_reads_no_finished_deliveries(engine):

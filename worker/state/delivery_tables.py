@@ -61,6 +61,8 @@ class Delivery(SQLModel, table=True):
             "ix_deliveries_lane", "endpoint", "lane", "position", where="next_at is not null"
         ),
         _partial_index("ix_deliveries_leased", "endpoint", where="lease_token is not null"),
+        # To count them without reading their bodies: meanwhile SQLite lets nobody write.
+        Index("ix_deliveries_state", "endpoint", "state"),
     )
 
     position: int | None = Field(default=None, primary_key=True)
