@@ -404,6 +404,34 @@ def test_a_process_that_is_told_to_stop_leaves_the_rest_of_a_walk_to_the_next(
     assert outcome(engine, part)[0] is None
 
 
+def test_a_walk_that_was_cut_is_left_to_the_next_although_something_else_was_held(
+    settings: Settings, engine: Engine, synced: Syncs
+) -> None:
+    quiet(engine, settings)
+    (whole,) = requests.add(engine, [FARM], NOON)
+    synced.runs, stop = (run(A, "held"), run(B, "partial")), Event()
+    synced.then["farm"] = stop.set
+    tick(settings, stop)
+    assert outcome(engine, whole)[0] is None
+
+
+def test_a_whole_sync_does_not_end_a_request_for_what_it_did_not_meet(
+    settings: Settings, engine: Engine, synced: Syncs
+) -> None:
+    quiet(engine, settings)
+    whole, unknown = requests.add(engine, [FARM, Asked("farm", "full", B)], NOON)
+
+    def refuse_from_now_on() -> None:
+        synced.then["farm"] = lambda: setattr(synced, "runs", (run(B, "failed"),))
+
+    synced.runs = (run(INTEGRATIONS), run(A, "held"))
+    synced.then["farm"] = refuse_from_now_on
+    tick(settings)
+    assert synced.done == [("farm", Wish("full")), ("farm", Wish("full", (B,)))]
+    assert outcome(engine, whole) == ("held", 3, ["run_s", "run_a"])
+    assert outcome(engine, unknown) == ("failed", 1, ["run_b"])
+
+
 @pytest.mark.parametrize(
     ("error", "level"),
     [

@@ -87,10 +87,24 @@ def merged(asked: Sequence[RequestRow]) -> Wish:
 def ended_with(request: RequestRow, runs: Sequence[Run]) -> Ended:
     """How a request ends that was served by a sync: with the runs of what it asked for, or with
     those that kept the sync from coming to that."""
-    own = [run for run in runs if request.scope in (None, run.scope)] or runs
+    own = _own(request, runs) or runs
     outcome = outcomes.most_serious(run.outcome for run in own)
     ids = tuple(run.run_id for run in own if run.run_id)
     return Ended(outcome, outcomes.exit_code([outcome]), ids)
+
+
+def is_left(request: RequestRow, wish: Wish, runs: Sequence[Run], *, stopped: bool) -> bool:
+    """Whether a sync for `wish` leaves a request to the next one: it did not come to it."""
+    own = _own(request, runs)
+    if stopped and any(run.outcome == "partial" for run in own or runs):
+        return True
+    # Of an integration that a whole sync did not meet, only a sync of it alone says what is wrong.
+    is_unmet = request.scope is not None and not own and not wish.scopes
+    return is_unmet and not any(run.outcome == "failed" for run in runs)
+
+
+def _own(request: RequestRow, runs: Sequence[Run]) -> Sequence[Run]:
+    return [run for run in runs if request.scope in (None, run.scope)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +188,11 @@ class _Shift:
             revise=revise,
             on_request=self._pulse,
         )
-        ends = [(each.request_id, ended_with(each, synced.runs)) for each in taken]
-        for request_id, ended in ends:
-            # Told to stop in the middle of a walk, this process leaves the rest to the next one.
-            if not (self._stop.is_set() and ended.outcome == "partial"):
-                requests.end(self._engine, request_id, ended, clock.now())
+        stopped = self._stop.is_set()
+        for each in taken:
+            if not is_left(each, merged(taken), synced.runs, stopped=stopped):
+                ended = ended_with(each, synced.runs)
+                requests.end(self._engine, each.request_id, ended, clock.now())
         return _Done(told=any(plan.events for plan in synced.plans), served=True)
 
     def _refuse(self, taken: Sequence[RequestRow], error: str) -> None:
