@@ -476,6 +476,29 @@ def test_what_a_person_must_look_at_ends_a_request(
     assert requests.named(engine, [id])[0].error == said
 
 
+def test_a_store_that_is_unusable_before_anything_is_taken_on_ends_a_request_as_well(
+    settings: Settings, engine: Engine, synced: Syncs
+) -> None:
+    quiet(engine, settings)
+    settings.store_path.write_bytes(b"no database")
+    (id,) = requests.add(engine, [FARM], NOON)
+    tick(settings)
+    assert synced.done == []
+    assert outcome(engine, id) == ("failed", 1, [])
+    assert str(settings.store_path) in str(requests.named(engine, [id])[0].error)
+
+
+def test_who_asks_for_a_source_that_the_daemon_does_not_know_is_told_so(
+    settings: Settings, engine: Engine, synced: Syncs
+) -> None:
+    quiet(engine, settings)
+    (id,) = requests.add(engine, [Asked("shed", "full")], NOON)
+    tick(settings)
+    assert outcome(engine, id) == ("failed", 1, [])
+    said = "shed: the daemon has no such source; it reads the configuration when it starts"
+    assert requests.named(engine, [id])[0].error == said
+
+
 # --- the safety net -------------------------------------------------------------------------------
 
 

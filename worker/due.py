@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from worker import clock, outcomes, replay
 from worker.admission import obstacle
 from worker.backlog import make_left
-from worker.errors import RetryLater, StocktakeError, StoreBusy
+from worker.errors import RetryLater, StocktakeError, StoreBusy, StoreUnusable
 from worker.findings import Run
 from worker.models import Mode
 from worker.schedule import is_due
@@ -148,6 +148,7 @@ class _Shift:
     def _jobs(self, besides: Collection[str]) -> Iterator[tuple[Source, Wish]]:
         states = {each.source: each for each in sources.every(self._engine)}
         waiting, now = requests.waiting(self._engine), clock.now()
+        self._refuse_unknown(waiting)
         for source in self._settings.sources:
             if source.name in besides:
                 continue
@@ -166,6 +167,8 @@ class _Shift:
             log.error("sync source=%s error=%r", source.name, str(error))
         except StocktakeError as error:
             log.error("sync source=%s error=%r", source.name, str(error))
+            if isinstance(error, StoreUnusable) and not taken:
+                taken.extend(requests.waiting(self._engine, source.name))
             self._refuse(taken, str(error))
         except Exception:  # a defect of ours; it must not keep the other sources from their tick
             log.exception("sync source=%s", source.name)
@@ -194,6 +197,14 @@ class _Shift:
                 ended = ended_with(each, synced.runs)
                 requests.end(self._engine, each.request_id, ended, clock.now())
         return _Done(told=any(plan.events for plan in synced.plans), served=True)
+
+    def _refuse_unknown(self, waiting: Sequence[RequestRow]) -> None:
+        known = {source.name for source in self._settings.sources}
+        for each in waiting:
+            if each.source not in known:
+                # Removed since it was asked for, or added since this process began.
+                why = "the daemon has no such source; it reads the configuration when it starts"
+                self._refuse([each], f"{each.source}: {why}")
 
     def _refuse(self, taken: Sequence[RequestRow], error: str) -> None:
         for each in taken:
