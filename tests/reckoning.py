@@ -176,14 +176,14 @@ def settle(settings: Settings, around: Weather) -> float:
     engine = connect_state(settings)
 
     def is_done() -> bool:
+        # In this order: what is published has its deliveries.
+        if not settings.published_path.exists() or any(
+            untold(settings, world, name) for name, world in around.worlds.items()
+        ):
+            return False
         with engine.connect() as state:
             query = "select count(*) from deliveries where state in ('pending', 'in_flight')"
-            waiting = state.execute(text(query)).scalar_one()
-        return (
-            not waiting
-            and settings.published_path.exists()
-            and not any(untold(settings, world, name) for name, world in around.worlds.items())
-        )
+            return state.execute(text(query)).scalar_one() == 0
 
     try:
         return wait_for(is_done, 5 * HANG_S, "all is told and delivered", every_s=0.5)

@@ -1,7 +1,6 @@
 """A broker that dies, hangs, forgets or is away: work goes on, and is caught up with afterwards."""
 
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +21,8 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc").is_dir(), reason="the processes are found in /proc"),
 ]
 
-SCHEDULE = '[schedule]\nincremental = "1s"\nfull = "5s"\ndeliver = "1s"\n'
+# A sync that is due again as soon as it ends would keep the worker from the broker for an hour.
+SCHEDULE = '[schedule]\nincremental = "4s"\nfull = "12s"\ndeliver = "1s"\n'
 short, full = pytest.mark.chaos, pytest.mark.soak
 Show = Callable[[str, object], None]
 
@@ -47,9 +47,9 @@ def running(folder: Path) -> Iterator[tuple[Weather, Broker, Daemon]]:
 
 
 def listeners(ours: Broker) -> int:
-    """How many workers wait for messages."""
-    clients = ours.ask("client_list") or []
-    return sum(client["cmd"] in ("brpop", "bzmpop", "blpop") for client in clients)
+    """How many workers consume: the last that they do when they are connected is to subscribe to
+    what they may be told. (Who always finds a message never waits for one.)"""
+    return sum(client["cmd"] == "psubscribe" for client in ours.ask("client_list") or [])
 
 
 def conclude(folder: Path, around: Weather, up: Daemon, killer: Killer) -> dict[str, int]:
@@ -133,7 +133,7 @@ def test_a_broker_that_forgets_everything_costs_nothing(
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize("harm", ["cut off", "garbled", "gone"])
+@pytest.mark.parametrize("harm", ["cut off", "garbled"])
 def test_the_broker_of_up_starts_whatever_happened_to_its_file(harm: str, folder: Path) -> None:
     with weather(seed=0, installs=5) as around, daemon(folder, SCHEDULE + around.config) as up:
         around.flaky.well = True
@@ -142,13 +142,10 @@ def test_the_broker_of_up_starts_whatever_happened_to_its_file(harm: str, folder
         (file,) = wait_until_written(kept)
         Killer(Random(0)).kill("up", up.pid)
         up.process.wait()
-        match harm:
-            case "cut off":
-                os.truncate(file, file.stat().st_size - 3)
-            case "garbled":
-                file.write_bytes(b"*3\r\n$6\r\nLPUSH#" + os.urandom(200) + file.read_bytes()[200:])
-            case _:
-                shutil.rmtree(kept)
+        if harm == "cut off":
+            os.truncate(file, file.stat().st_size - 3)
+        else:
+            file.write_bytes(b"*3\r\n$6\r\nLPUSH#" + os.urandom(200) + file.read_bytes()[200:])
         up.again()
         wait_for(lambda: broker_listens(up), what="a broker that both workers listen to")
         before = len(around.flaky.arrivals)

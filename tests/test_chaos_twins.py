@@ -83,7 +83,7 @@ def test_two_of_every_process_with_one_clock_off_by(
                 stack.enter_context(started(command, folder, folder / f"{name}.log", environ))
             wait_for(lambda: len(around.flaky.arrivals) >= 2, what="both baselines")
             with around.blowing(0.2):
-                sleep(15)
+                sleep(10)
             settle(settings, around)
         finish(settings, around, hours, record_property)
     assert "Traceback" not in "".join(log.read_text() for log in folder.glob("*.log"))
