@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from outposts import LOGIN
 from platforms import Stocktake, counts
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
@@ -27,15 +28,15 @@ from sqlalchemy import event, text
 
 from worker import __version__, clock, metrics, prune
 from worker.deliver import Delivered, deliver
-from worker.exporter import Server, answer
+from worker.exporter import Server, answer, serve
 from worker.findings import Proposal
 from worker.playground import SECRET, playground
 from worker.sandbox.faults import Fault
 from worker.sandbox.receiver import Receiver
 from worker.sandbox.seeding import aeontel_world, gestal_world
 from worker.sandbox.server import Sandbox
-from worker.settings import Endpoint
-from worker.settings.values import Retention
+from worker.settings import Endpoint, Settings, Source
+from worker.settings.values import Metrics, Retention
 from worker.state import (
     connect,
     deliveries,
@@ -50,6 +51,7 @@ from worker.state.tables import SourceState
 
 pytestmark = pytest.mark.slow  # each has a history behind it
 
+FARM = Source.model_validate({"name": "farm", "dialect": "gestal", **LOGIN})
 Take = Callable[..., Stocktake]
 Labels = frozenset[tuple[str, str]]
 
@@ -425,6 +427,19 @@ def test_a_state_store_that_is_away_is_503_and_one_line_until_it_is_back(
     assert not private.exists()
     away.rename(private)
     assert answer(taken.settings, "/metrics", "").status == 200
+
+
+def test_it_serves_although_the_server_of_the_state_store_is_away_when_it_starts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = SecretStr(f"postgresql://postgres@/postgres?host={tmp_path}")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        listen = Metrics(listen=f"127.0.0.1:{free.getsockname()[1]}")
+    away = Settings(data_dir=tmp_path, state_url=url, metrics=listen, sources=(FARM,))
+    stop = threading.Event()
+    stop.set()  # it begins, and ends
+    serve(away, stop)
+    assert "the state store does not answer" in str(caplog.records[0].__dict__["facts"])
 
 
 def test_a_state_store_that_is_damaged_is_503(

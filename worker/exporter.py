@@ -17,7 +17,7 @@ import msgspec
 from prometheus_client.exposition import choose_encoder
 
 from worker import metrics
-from worker.errors import ConfigInvalid, StocktakeError, StoreUnusable
+from worker.errors import ConfigInvalid, RetryLater, StocktakeError, StoreUnusable
 from worker.logs import configure
 from worker.settings import Settings, environment, find, load
 from worker.state import connect_state
@@ -66,7 +66,7 @@ def serve(settings: Settings, stop: Event) -> None:
     with server:
         try:
             connect_state(settings).dispose()  # made where it is missing, as every command does it
-        except StoreUnusable as error:
+        except (RetryLater, StoreUnusable) as error:  # as each answer will say, while it is so
             log.warning("metrics", extra={"facts": {"error": str(error)}})
         while not stop.is_set():
             server.handle_request()
