@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
+from worker import watch
 from worker.supervising import Program, Supervisor
 
 HANG_S = 60.0  # how long a broken program may block a test
@@ -123,3 +125,19 @@ def test_nothing_is_run_on_the_leash_of_a_process_that_is_gone() -> None:
     command = [sys.executable, "-m", "worker.leash", "1", sys.executable, "-c", "print('up')"]
     done = subprocess.run(command, capture_output=True, check=False, timeout=HANG_S)
     assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_a_stop_that_came_while_the_daemon_was_being_prepared_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    begun: list[object] = []
+    monkeypatch.setattr(os, "execve", lambda *given: begun.append(given))
+    stop, before = threading.Event(), signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with (tmp_path / "up.lock").open("w") as held:
+        try:
+            watch.become({}, held.fileno(), {}, stop)
+            stop.set()
+            watch.become({}, held.fileno(), {}, stop)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert len(begun) == 1

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from worker import broker
 from worker.logs import configure, enveloped
@@ -21,11 +21,14 @@ from worker.supervising import Program, Supervisor
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM)
 
 
-def become(plan: Mapping[str, Any], held: int, environ: Mapping[str, str]) -> NoReturn:
-    """Turns this process into the supervisor of `plan`, which keeps the lock file `held` open."""
+def become(plan: Mapping[str, Any], held: int, environ: Mapping[str, str], stop: Event) -> None:
+    """Turns this process into the supervisor of `plan`, which keeps the lock file `held` open;
+    returns only if `stop` is set already."""
     os.set_inheritable(held, True)
     # Between the two there is nobody to handle a signal: it waits.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    if stop.is_set():  # looked at before the two were blocked, one that came then would be lost
+        return
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     command = [sys.executable, "-m", "worker.watch", json.dumps(plan)]

@@ -12,5 +12,4 @@ def up() -> None:
     with stopping() as stop, daemon.claimed(loaded) as held:
         plan = daemon.plan(loaded)
         output.say(f"stocktake is up with {len(loaded.sources)} sources; Ctrl-C ends it")
-        if not stop.is_set():
-            watch.become(plan, held, daemon.environ(chosen.config))
+        watch.become(plan, held, daemon.environ(chosen.config), stop)
