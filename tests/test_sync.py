@@ -632,6 +632,9 @@ def test_a_stop_ends_a_sync_between_two_pages(take: Take) -> None:
     synced = taken.sync(stop=stop)
     assert [run.outcome for run in synced.runs] == ["ok", "partial"]
     assert len(taken.active()) == 10
+    state = sources.known(taken.engine, taken.source)
+    # It is no failure of the source, and what was cut short is due at once.
+    assert (state.failures, state.last_tried_at) == (0, None)
     world.before_request = None
     assert [run.certificate for run in taken.sync().runs] == ["pristine", "repaired"]
     assert taken.active() == world.live()

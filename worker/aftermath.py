@@ -82,12 +82,19 @@ def conclude(
     done: Sequence[Run],
     *,
     whole: bool,
+    stopped: bool = False,
     brief: Brief,
     requests: int,
 ) -> None:
     """Keeps how the sync ended (`whole`: of all listings), and tells when a source keeps failing
     or has recovered. `brief` is what the store knows after it."""
     now, failed = clock.now(), outcomes.failed(done)
+    if failed and stopped:
+        # Cut short by us: the source has not failed, and the next sync goes on at once.
+        with transaction(engine) as session:
+            runs.record_in(session, done)
+            tallies.count_sync(session, source.name, done, brief, requests, now)
+        return
     limited = any(run.outcome == "rate_limited" for run in done)
     before = sources.known(engine, source).failures
 

@@ -69,6 +69,7 @@ class Work:
     client: Client
     progress: Progress
     folder: Path
+    stop: Event
     run_ids: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -112,7 +113,7 @@ def sync(
     """
     check_allowed(engine, source)
     with client_of(settings, engine, source, stop, on_request) as client:
-        work = partial(Work, settings, engine, source, client=client)
+        work = partial(Work, settings, engine, source, client=client, stop=stop)
         if wish.dry_run:
             with TemporaryDirectory(prefix="stocktake-") as folder:
                 rehearsal = work(wish, _NEVER_LATE, progress=progress, folder=Path(folder))
@@ -153,6 +154,7 @@ def _sync(work: Work, brief: Brief) -> tuple[Synced, Brief]:
             work.source,
             runs,
             whole=whole,
+            stopped=work.stop.is_set(),
             brief=brief,
             requests=work.client.requests,
         )

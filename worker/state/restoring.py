@@ -6,23 +6,22 @@ from pathlib import Path
 from typing import Final
 
 from sqlalchemy import delete, insert, update
-from sqlmodel import Session, SQLModel, select
+from sqlmodel import Session, select
 
 from worker.outbound import Health
 from worker.state import copying, deliveries, leases
-from worker.state.delivery_tables import Delivery, EndpointRow, table_of
+from worker.state.delivery_tables import Delivery, EndpointRow, Replay, table_of
+from worker.state.heartbeats import HeartbeatRow
+from worker.state.requests import RequestRow
 from worker.state.tables import LeaseRow, SourceState
+from worker.state.walks import WalkRow
 
 REASON: Final = "restored"
 _DELIVERIES: Final = table_of(Delivery)
 _ENDPOINTS: Final = table_of(EndpointRow)
-_OF_THE_MOMENT: Final = (
-    "leases",
-    "heartbeats",
-    "requests",
-    "replays",
-    "walks",
-)  # nobody waits for them any more
+_OF_THE_MOMENT: Final = tuple(  # nobody waits for them any more
+    table_of(row) for row in (LeaseRow, HeartbeatRow, RequestRow, Replay, WalkRow)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +56,8 @@ def restore(
     log; returns how many deliveries that were open are dead now."""
     connection = session.connection()
     copying.load(connection, saved)
-    for name in _OF_THE_MOMENT:
-        if (table := SQLModel.metadata.tables.get(name)) is not None:
-            connection.execute(delete(table))
+    for table in _OF_THE_MOMENT:
+        connection.execute(delete(table))
     if fences:
         rows = [{"name": name, "fence": fence} for name, fence in fences.items()]
         connection.execute(insert(table_of(LeaseRow)), rows)
