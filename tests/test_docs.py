@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
+from rich.text import Text
 from typer.main import get_command
 
 from worker import warehouse
@@ -37,6 +38,14 @@ def commands(command: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
     for name, inner in getattr(command, "commands", {}).items():
         yield " ".join((*path, name))
         yield from commands(inner, (*path, name))
+
+
+def helps(command: Any) -> Iterator[str]:
+    """What `--help` says of a command, its options and all below it."""
+    yield command.help or ""
+    yield from (getattr(each, "help", None) or "" for each in command.params)
+    for inner in getattr(command, "commands", {}).values():
+        yield from helps(inner)
 
 
 def tables() -> Iterator[tuple[str, list[str]]]:
@@ -87,6 +96,13 @@ def test_the_readme_names_no_command_that_is_not_there() -> None:
     assert listed
     assert called
     assert (listed | called) - known == set()
+
+
+def test_help_says_all_that_was_written() -> None:
+    """Rich takes [words] for markup, and leaves them out."""
+    said = list(helps(get_command(app)))
+    assert said
+    assert [text for text in said if Text.from_markup(text).plain != text] == []
 
 
 def test_every_table_and_key_of_the_configuration_is_in_the_readme() -> None:

@@ -42,8 +42,7 @@ def status(
     json: Json = False,
     live: Annotated[bool, typer.Option("--live", help="Only processes and stores.")] = False,
 ) -> None:
-    """Show workers, sources, holds and deliveries, each ok, warning or critical; 1 if one is
-    critical."""
+    """Show workers, sources, holds and deliveries: ok, warning, or critical (exits with 1)."""
     loaded = settings()
     with state(loaded) as engine:
         lines = health.health(loaded, engine, live=live)

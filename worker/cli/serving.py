@@ -7,7 +7,7 @@ from worker.settings import environment
 
 @app.command()
 def metrics() -> None:
-    """Serve /metrics, /livez and /readyz at `[metrics] listen`, until it is told to stop."""
+    """Serve /metrics, /livez and /readyz where the metrics settings say, until told to stop."""
     exporter.address(settings())
     named = {"STOCKTAKE_CONFIG": str(chosen.config.resolve())} if chosen.config else {}
     exporter.become({**environment(), **named})

@@ -102,7 +102,7 @@ def publish() -> None:
 
 @app.command()
 def prune(json: Json = False) -> None:
-    """Remove what [retention] gives up; never an event, a revision or a hold."""
+    """Remove what the retention settings give up; never an event, a revision or a hold."""
     loaded = settings()
     with state(loaded) as engine:
         done = prune_old(loaded, engine)
