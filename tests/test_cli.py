@@ -425,7 +425,7 @@ MISTAKES: Sequence[tuple[tuple[str, ...], str]] = [
     (("runs", "--source", "fram"), "did you mean farm?"),
     (("events", "--source", "fram"), "did you mean farm?"),
     (("events", "--type", "instal.*"), "matches none of install.created"),
-    (("events", "--since", "yesterday"), "expected a time such as"),
+    (("events", "--since", "yesterday"), "--since\n  expected a time such as"),
     (("events", "--limit", "0"), "greater than or equal to 1"),
     (("approve", "hold_nope"), "no hold 'hold_nope'"),
     (("reject", "hold_nope"), "no hold 'hold_nope'"),

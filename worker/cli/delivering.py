@@ -162,8 +162,8 @@ def replay(
     filters = {"--since": since, "--until": until, "--type": type, "--event": event}
     _check_modes({name for name, value in filters.items() if value}, dead, snapshot, new_id)
     now = clock.now()
-    since_time = parse_moment(since, now) if since else None
-    until_time = parse_moment(until, now) if until else None
+    since_time = parse_moment("--since", since, now) if since else None
+    until_time = parse_moment("--until", until, now) if until else None
     if since_time and until_time and until_time <= since_time:
         raise ConfigInvalid("stocktake replay", [f"--until {until} is not after --since {since}"])
     loaded = settings()

@@ -40,7 +40,7 @@ def events(
     if context.invoked_subcommand:
         return
     _check_type(type)
-    since_time = parse_moment(since, clock.now()) if since else None
+    since_time = parse_moment("--since", since, clock.now()) if since else None
     wanted = {"source": source, "type": type, "since": since_time}
     loaded = settings()
     found = _events(loaded, wanted, limit)

@@ -72,13 +72,13 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 Timing = Annotated[Every | Cron, BeforeValidator(parse_timing)]
 
 
-def parse_moment(text: str, now: datetime) -> datetime:
-    """A moment from its text: an ISO time (without a zone it is UTC), or how long ago ("2h")."""
+def parse_moment(option: str, text: str, now: datetime) -> datetime:
+    """The moment an option names: an ISO time (in UTC, without a zone), or how long ago ("2h")."""
     if _DURATION.fullmatch(text):
         return now - parse_duration(text)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         problem = f'expected a time such as 2026-01-31T12:00:00Z, or "2h", "3d"; it is {text!r}'
-        raise ConfigInvalid("a moment", [problem]) from None
+        raise ConfigInvalid(option, [problem]) from None
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
