@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Final
 
 from sqlalchemy import Engine
+from sqlmodel import Session
 
 from worker import clock, outcomes
 from worker.findings import Brief, Plan, Run
@@ -88,38 +89,53 @@ def conclude(
 ) -> None:
     """Keeps how the sync ended (`whole`: of all listings), and tells when a source keeps failing
     or has recovered. `brief` is what the store knows after it."""
-    now, failed = clock.now(), outcomes.failed(done)
-    if failed and stopped:
-        # Cut short by us: the source has not failed, and the next sync goes on at once.
-        with transaction(engine) as session:
-            runs.record_in(session, done)
-            tallies.count_sync(session, source.name, done, brief, requests, now)
-        return
+    now, before = clock.now(), sources.known(engine, source).failures
+    # All of it or nothing: a notice goes with the count that calls for it.
+    with transaction(engine) as session:
+        runs.record_in(session, done)
+        tallies.count_sync(session, source.name, done, brief, requests, now)
+        # Cut short by us, the source has not failed, and the next sync goes on at once.
+        if not (stopped and outcomes.failed(done)):
+            after = _count_failures(session, source, done, now, whole=whole)
+            _tell_failures(session, settings, source, done, before, after, now)
+
+
+def _count_failures(
+    session: Session, source: Source, done: Sequence[Run], now: datetime, *, whole: bool
+) -> int:
+    """How many syncs of the source have failed in a row; kept with when it was last tried."""
     limited = any(run.outcome == "rate_limited" for run in done)
-    before = sources.known(engine, source).failures
 
     def edit(row: SourceState) -> None:
         if whole:
             # What was asked of one listing must not put off the next look at all of them.
             row.last_tried_at = now
-        if failed:
+        if outcomes.failed(done):
             row.failures += 1
         elif not limited:
             row.failures, row.strikes, row.last_synced_at = 0, 0, now
             if whole and all(run.mode == "full" for run in done):
                 row.last_full_at = now
 
-    # All of it or nothing: a notice goes with the count that calls for it.
-    with transaction(engine) as session:
-        after = sources.change_in(session, source, edit).failures
-        runs.record_in(session, done)
-        # A sync that was rate limited leaves the count as it was: that is no news.
-        fails = failed and after == FAILURES_TO_TELL
-        if fails or (before >= FAILURES_TO_TELL and not after):
-            type_ = "sync.failed" if fails else "sync.recovered"
-            bad = (run for run in done if outcomes.failed([run]))
-            errors = sorted({run.error or run.reason or run.outcome for run in bad})
-            data = {"source": source.name, "failures": after or before, "errors": errors}
-            id = notice_id(done[0].run_id, type_)
-            announce_in(session, settings.endpoints, id, type_, source.name, data, now)
-        tallies.count_sync(session, source.name, done, brief, requests, now)
+    return sources.change_in(session, source, edit).failures
+
+
+def _tell_failures(
+    session: Session,
+    settings: Settings,
+    source: Source,
+    done: Sequence[Run],
+    before: int,
+    after: int,
+    now: datetime,
+) -> None:
+    # A sync that was rate limited leaves the count as it was: that is no news.
+    fails = after > before and after == FAILURES_TO_TELL
+    if not fails and (before < FAILURES_TO_TELL or after):
+        return
+    type_ = "sync.failed" if fails else "sync.recovered"
+    bad = (run for run in done if outcomes.failed([run]))
+    errors = sorted({run.error or run.reason or run.outcome for run in bad})
+    data = {"source": source.name, "failures": after or before, "errors": errors}
+    id = notice_id(done[0].run_id, type_)
+    announce_in(session, settings.endpoints, id, type_, source.name, data, now)
