@@ -186,6 +186,6 @@ def settle(settings: Settings, around: Weather) -> float:
             return state.execute(text(query)).scalar_one() == 0
 
     try:
-        return wait_for(is_done, 5 * HANG_S, "all is told and delivered", every_s=0.5)
+        return wait_for(is_done, 10 * HANG_S, "all is told and delivered", every_s=0.5)
     finally:
         engine.dispose()

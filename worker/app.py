@@ -53,12 +53,13 @@ def log_as_configured(**_: Any) -> None:
 
 
 def _in_one_line(record: logging.LogRecord) -> bool:
-    # Where the broker is away is no defect: Celery shows a traceback, and at every tick a stack.
-    said = str(record.msg)
-    if said.startswith("Message Error: %s") and isinstance(record.args, tuple):
+    # A broker that is away is no defect: Celery shows tracebacks of it, and a stack at every tick.
+    if str(record.msg).startswith("Message Error: %s") and isinstance(record.args, tuple):
         record.msg, record.args, record.exc_info = "tick error=%s", record.args[:1], None
-    elif said.startswith(("consumer: Connection to broker lost", "Couldn't ack ")):
-        record.exc_info = None
+    elif record.exc_info and not record.name.startswith("worker"):
+        error = record.exc_info[1]
+        if isinstance(error, OSError) or type(error).__module__.startswith(("redis", "kombu")):
+            record.exc_info = None
     return True
 
 
