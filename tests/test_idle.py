@@ -14,6 +14,7 @@ from worker.playground import playground
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.soak,
     pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux says so"),
 ]
 MB = 1024  # of the kilobytes that Linux counts in
@@ -50,13 +51,10 @@ def folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize(
-    "seconds", [pytest.param(60, id="short"), pytest.param(600, id="full", marks=pytest.mark.soak)]
-)
 def test_an_idle_daemon_is_small_sleeps_and_does_not_grow(
-    seconds: int, folder: Path, record_property: Callable[[str, object], None]
+    folder: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    seconds = int(os.environ.get("IDLE_S", seconds))
+    seconds = int(os.environ.get("IDLE_S", "600"))
     with playground(installs=500) as running, daemon(folder, running.config) as up:
         wait_for(lambda: len(running.receiver.received) == 2, what="both baselines")
         time.sleep(WARM_S)
