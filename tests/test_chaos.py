@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 
 import pytest
-from killing import Daemon, Killer, daemon, wait_for
+from killing import Daemon, Killer, daemon, tracebacks_of_ours, wait_for
 from reckoning import as_figures, check_deliveries, check_store, reckoned, settle
 from weather import Weather, weather
 
@@ -72,7 +72,7 @@ def test_whoever_is_killed_in_any_weather_nothing_is_lost_doubled_or_made_up(
             around.flaky.well = True
             caught_up_s = settle(settings, around)
             assert up.stop() == 0
-            assert "Traceback" not in up.log
+            assert tracebacks_of_ours(up.log) == []
         wrong, sizes = reckoned(settings, around, killer.at)
     check_store(settings)
     check_deliveries(settings)

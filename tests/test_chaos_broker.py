@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from time import monotonic, sleep
 
 import pytest
-from killing import Broker, Daemon, Killer, broker, daemon, wait_for
+from killing import Broker, Daemon, Killer, broker, daemon, tracebacks_of_ours, wait_for
 from reckoning import as_figures, asked, reckoned, settle
 from weather import Weather, weather
 
@@ -57,7 +57,7 @@ def conclude(folder: Path, around: Weather, up: Daemon, killer: Killer) -> dict[
     settings = load(folder / "stocktake.toml", {})
     caught_up_s = settle(settings, around)
     assert up.stop() == 0
-    assert "Traceback" not in up.log
+    assert tracebacks_of_ours(up.log) == []
     wrong, sizes = reckoned(settings, around, killer.at)
     assert set(as_figures(wrong, {}).values()) == {0}, wrong
     return {"caught_up_s": round(caught_up_s), **as_figures(wrong, sizes)}
