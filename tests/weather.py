@@ -35,22 +35,22 @@ class Arrival:
 
 @dataclass
 class Flaky:
-    """A receiver that answers 503, resets, or takes its time, at the first request of a webhook or,
-    where `always`, at any."""
+    """A receiver that answers 503, resets, or takes its time, at the first `bad_times` requests of
+    each webhook."""
 
     random: Random
-    always: bool = False
+    bad_times: int = 1
     well: bool = False
     arrivals: list[Arrival] = field(default_factory=list)
-    _seen: set[str] = field(default_factory=set)
+    _seen: Counter[str] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, handler: BaseHTTPRequestHandler, received: Received) -> None:
         """Answers one request."""
         id, at = received.headers["webhook-id"], time.monotonic()
         with self._lock:
-            luck = self.random.random() if self.always or id not in self._seen else 1.0
-            self._seen.add(id)
+            luck = self.random.random() if self._seen[id] < self.bad_times else 1.0
+            self._seen[id] += 1
             status = 204 if self.well or luck >= 0.15 else 503 if luck < 0.10 else None
             self.arrivals.append(_arrival(at, id, received.body, status))
         if luck > 0.9 and not self.well:
@@ -118,9 +118,9 @@ class Weather:
 
 
 @contextmanager
-def weather(seed: int, installs: int = 40, *, always: bool = False) -> Iterator[Weather]:
+def weather(seed: int, installs: int = 40, bad_times: int = 1) -> Iterator[Weather]:
     """Platforms and a receiver in motion; who calls the receiver `well` may expect an end."""
-    flaky = Flaky(Random(seed), always)
+    flaky = Flaky(Random(seed), bad_times)
     with playground(installs=installs, seed=seed) as running, receiving() as receiver:
         receiver.reply = flaky
         yield Weather(running, receiver, flaky)
