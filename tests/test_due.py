@@ -488,6 +488,21 @@ def test_a_store_that_is_unusable_before_anything_is_taken_on_ends_a_request_as_
     assert str(settings.store_path) in str(requests.named(engine, [id])[0].error)
 
 
+def test_a_defect_before_anything_is_taken_on_ends_a_request_as_well(
+    settings: Settings, engine: Engine, synced: Syncs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quiet(engine, settings)
+
+    def fail(*_: object) -> None:
+        raise OverflowError
+
+    monkeypatch.setattr(due, "_migrate_once", fail)
+    (id,) = requests.add(engine, [FARM], NOON)
+    tick(settings)
+    assert synced.done == []
+    assert outcome(engine, id) == ("failed", 1, [])
+
+
 def test_who_asks_for_a_source_that_the_daemon_does_not_know_is_told_so(
     settings: Settings, engine: Engine, synced: Syncs
 ) -> None:
@@ -528,9 +543,9 @@ def test_the_store_is_opened_only_when_there_is_something_to_do(
     assert len(opened) == 2
 
 
-@pytest.mark.parametrize(("made", "woken"), [(0, 0), (3, 1)])
+@pytest.mark.parametrize(("made", "woken"), [(False, 0), (True, 1)])
 def test_what_a_crash_left_is_relayed_although_every_source_is_paused(
-    made: int, woken: int, settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    made: bool, woken: int, settings: Settings, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for source in settings.sources:
         sources.pause(engine, source)

@@ -9,7 +9,6 @@ from worker import aftermath, clock, replay, warehouse
 from worker.deliver import Delivered, deliver
 from worker.errors import StoreBusy, StoreUnusable
 from worker.settings import Settings
-from worker.warehouse.connection import PATIENCE_S
 
 log = logging.getLogger(__name__)
 
@@ -21,30 +20,20 @@ def deliver_now(
 
     A store that is busy or unusable keeps no delivery that is made already from being sent.
     """
-    relay_left(settings, engine, stop)
-    return deliver(engine, settings.endpoints, stop=stop, wait_s=wait_s)
-
-
-def relay_left(
-    settings: Settings, engine: Engine, stop: Event, patience_s: float = PATIENCE_S
-) -> int:
-    """Makes the deliveries that are not made yet; returns how many it found at once."""
     try:
-        return make_left(settings, engine, stop, patience_s)
+        make_left(settings, engine, stop)
     except StoreBusy as error:
         log.info("relay error=%r", str(error))
     except StoreUnusable as error:
         log.warning("relay error=%r", str(error))
-    return 0
+    return deliver(engine, settings.endpoints, stop=stop, wait_s=wait_s)
 
 
-def make_left(
-    settings: Settings, engine: Engine, stop: Event, patience_s: float = PATIENCE_S
-) -> int:
-    """Like `relay_left`, but StoreBusy or StoreUnusable where the store does not open."""
+def make_left(settings: Settings, engine: Engine, stop: Event) -> bool:
+    """Makes the deliveries that are not made yet; says whether there were any. StoreBusy or
+    StoreUnusable where the store does not open."""
     if not settings.store_path.exists():
-        return 0
-    with warehouse.opened(settings.store_path, clock.now(), patience_s) as store:
+        return False
+    with warehouse.opened(settings.store_path, clock.now()) as store:
         made = aftermath.relay(settings, engine, store)
-    replay.go_on(settings, engine, stop)
-    return made
+    return replay.go_on(settings, engine, stop) or made > 0

@@ -167,12 +167,12 @@ class _Shift:
             log.error("sync source=%s error=%r", source.name, str(error))
         except StocktakeError as error:
             log.error("sync source=%s error=%r", source.name, str(error))
-            if isinstance(error, StoreUnusable) and not taken:
-                taken.extend(requests.waiting(self._engine, source.name))
-            self._refuse(taken, str(error))
+            unserved = self._unserved(source, taken) if isinstance(error, StoreUnusable) else taken
+            self._refuse(unserved, str(error))
         except Exception:  # a defect of ours; it must not keep the other sources from their tick
             log.exception("sync source=%s", source.name)
-            self._refuse(taken, f"{source.name}: a defect; the log of the sync worker has it")
+            why = f"{source.name}: a defect; the log of the sync worker has it"
+            self._refuse(self._unserved(source, taken), why)
         return _Done()
 
     def _served(self, source: Source, wish: Wish, taken: list[RequestRow]) -> _Done:
@@ -197,6 +197,10 @@ class _Shift:
                 ended = ended_with(each, synced.runs)
                 requests.end(self._engine, each.request_id, ended, clock.now())
         return _Done(told=any(plan.events for plan in synced.plans), served=True)
+
+    def _unserved(self, source: Source, taken: Sequence[RequestRow]) -> Sequence[RequestRow]:
+        """Those of a sync that cannot go on, which may not have come to take them."""
+        return taken or requests.waiting(self._engine, source.name)
 
     def _refuse_unknown(self, waiting: Sequence[RequestRow]) -> None:
         known = {source.name for source in self._settings.sources}
@@ -225,11 +229,11 @@ def _make_left(settings: Settings, engine: Engine, stop: Event, *, idle: bool) -
     A store whose files are as they were is not opened for that: who commits changes them.
     """
     try:
-        left = replay.go_on(settings, engine, stop)
         path, files = settings.store_path, _files(settings.store_path)
-        if idle and _relayed.get(path) != files:
-            left |= make_left(settings, engine, stop) > 0
-            _relayed[path] = files  # as before: what others did meanwhile is looked at next time
+        if not idle or _relayed.get(path) == files:
+            return replay.go_on(settings, engine, stop)
+        left = make_left(settings, engine, stop)
+        _relayed[path] = files  # as before: what others did meanwhile is looked at next time
     except StoreBusy as error:
         log.info("relay error=%r", str(error))
     except StocktakeError as error:
