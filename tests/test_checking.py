@@ -126,7 +126,8 @@ def test_a_halted_endpoint_is_told_and_not_tried(take: Take, fares: Health, why:
         deliveries.save_health(session, "crm", fares)
     shown = checked(taken, send_test=True)["endpoint crm"]
     assert (shown.level, shown.code) == ("failed", 1)
-    assert shown.detail == f"{taken.sandbox.url} is sent nothing ({why})"
+    way_on = "`stocktake endpoints resume crm` goes on"
+    assert shown.detail == f"{taken.sandbox.url} is sent nothing ({why}); {way_on}"
     assert receiver.received == []
 
 

@@ -90,13 +90,18 @@ def test(engine: Engine, endpoints: Sequence[Endpoint], endpoint: Endpoint) -> T
     now = clock.now()
     with transaction(engine) as session:
         if halted := _health(session, endpoint).halted:
-            return Trial(taken=False, error=f"{endpoint.origin} is sent nothing ({halted})")
+            return Trial(taken=False, error=_halted(endpoint, halted))
         id = webhooks.notice_id(webhooks.TEST, endpoint.name, now.isoformat())
         relay.announce_in(session, [endpoint], id, webhooks.TEST, None, {}, now)
         claim = by_hand.take(session, endpoint.name, id, now)
     attempt = send_alone(engine, endpoints, claim)
     answer, taken = attempt.answer, webhooks.outcome(attempt.answer).kind == "delivered"
     return Trial(taken, answer.status, round(attempt.seconds, 3), answer.error)
+
+
+def _halted(endpoint: Endpoint, why: str) -> str:
+    way_on = f"`stocktake endpoints resume {endpoint.name}` goes on"
+    return f"{endpoint.origin} is sent nothing ({why}); {way_on}"
 
 
 def _health(session: Session, endpoint: Endpoint) -> Health:

@@ -226,7 +226,7 @@ def _tell(wish: Wish, done: Replayed, *, dry_run: bool, json: bool) -> None:
     if dry_run:
         output.say(f"{done.deliveries} deliveries to {name} would be made; nothing was changed")
         return
-    output.say(f"{done.deliveries} deliveries to {name} are made; `stocktake deliver` sends them")
+    output.say(f"{done.deliveries} deliveries to {name} are made; `up` or `deliver` sends them")
     if done.waits:
         output.note(
             f"{name} is sent nothing ({done.waits}): they wait for "

@@ -71,9 +71,9 @@ def show_schema(
     elif type in known:
         output.emit(schemas.schema(type))
     else:
-        (nearest,) = get_close_matches(type, known, n=1, cutoff=0.0)
-        problem = f"no type {type!r}; did you mean {nearest}?"
-        raise ConfigInvalid("stocktake events schema", [problem])
+        near = get_close_matches(type, known, n=1)
+        known_ones = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+        raise ConfigInvalid("stocktake events schema", [f"no type {type!r}; {known_ones}"])
 
 
 def _check_type(glob: str | None) -> None:

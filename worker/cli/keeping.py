@@ -67,7 +67,7 @@ def restore(
     if done.dead:
         output.say(
             f"{done.dead} deliveries that were open then are dead now (they may have been sent "
-            "since); `stocktake replay --dead` sends them"
+            "since); `stocktake replay --endpoint E --dead` sends them"
         )
     output.say(f"the stores of before: {done.copy}")
     output.say("`stocktake sync` finds what has changed since")
