@@ -4,6 +4,7 @@ import threading
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
+from time import monotonic, sleep
 
 import pytest
 from receivers import NOON, SECRET, STORE, endpoint, event, receiving, replying
@@ -16,7 +17,7 @@ from worker.outbound import Health
 from worker.relay import Log
 from worker.sender import Sender
 from worker.settings import Settings
-from worker.state import connect, connect_state, deliveries, leases, transaction
+from worker.state import connect, connect_state, deliveries, processes, transaction
 
 SECOND = timedelta(seconds=1)
 HANG_S = 30.0  # how long a broken program may block a test
@@ -228,11 +229,17 @@ def pause(engine, name):
 
 def lose_claim(engine):
     """A process claims the first delivery and dies."""
-    dead = leases.owner().rpartition("/")[0] + "/1"  # this number, started at boot
+    dead = processes.owner().rpartition("/")[0] + "/1"  # this number, started at boot
     with transaction(engine) as session:
         deliveries.claim(session, "crm", 1, NOON)
-        lost = text("update deliveries set lease_token = :token where state = 'in_flight'")
-        session.connection().execute(lost, {"token": f"{dead}/1"})
+    hold(engine, f"{dead}/{monotonic() + 45}/1")
+
+
+def hold(engine, token):
+    """Another process has what is in flight."""
+    with transaction(engine) as session:
+        held = text("update deliveries set lease_token = :token where state = 'in_flight'")
+        session.connection().execute(held, {"token": token})
 
 
 def test_what_a_dead_process_had_in_flight_is_sent_at_once(engine, open_receiver):
@@ -254,6 +261,40 @@ def test_what_a_live_process_has_in_flight_is_left_to_it(engine, open_receiver):
     assert sent(receiver) == ["evt_2"]
 
 
+@pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(hours=-1)])
+def test_a_clock_that_is_set_makes_nothing_due_that_is_in_flight(jump, engine, open_receiver):
+    """By whose clock ever: that of the process that sends, or of a second one beside it."""
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1))
+    jumping, second = Time(), []
+
+    def jumps(handler, received):
+        if len(receiver.received) == 1:
+            jumping.now += jump
+            second.append(send(engine, [crm], now=NOON + jump))
+            sleep(0.3)  # a turn of the first
+        replying(204)(handler, received)
+
+    receiver.reply = jumps
+    assert send(engine, [crm], time=jumping) == Delivered(1, 0, 0, 0)
+    assert second == [Delivered(0, 0, 0, 1)]
+    assert sent(receiver) == ["evt_1"]
+
+
+def test_what_a_live_process_does_not_end_within_its_lease_is_sent_again(
+    engine, open_receiver, monkeypatch
+):
+    receiver = open_receiver()
+    crm = endpoint(url=receiver.url)
+    due(engine, [crm], event(1))
+    with transaction(engine) as session:
+        deliveries.claim(session, "crm", 1, NOON)
+    later = monotonic() + deliveries.LEASE.total_seconds() + 1
+    monkeypatch.setattr(processes, "monotonic", lambda: later)
+    assert send(engine, [crm], now=NOON + deliveries.LEASE) == Delivered(1, 0, 0, 0)
+
+
 def test_a_crash_between_claim_and_record_sends_again_when_the_lease_ends(engine, open_receiver):
     receiver = open_receiver()
     crm = endpoint(url=receiver.url)
@@ -270,6 +311,7 @@ def test_a_crash_between_claim_and_record_sends_again_when_the_lease_ends(engine
     with pytest.raises(Crash):
         send(engine, [crm], make_sender=Crashing)
     assert rows(engine, "state") == [("in_flight",)]
+    hold(engine, "another.example/process 1/1/0/1")  # one whose clock only the calendar tells
     assert send(engine, [crm], now=NOON + 44 * SECOND) == Delivered(0, 0, 0, 1)
     assert send(engine, [crm], now=NOON + 45 * SECOND) == Delivered(1, 0, 0, 0)
     assert sent(receiver) == ["evt_1", "evt_1"]

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from worker import clock
 from worker.errors import StoreBusy
 from worker.sandbox.seeding import gestal_world
-from worker.state import connect, leases, transaction
+from worker.state import connect, leases, processes, transaction
 from worker.state.leases import LIFE, lease
 from worker.state.tables import LeaseRow
 from worker.sync import Wish, sync
@@ -113,7 +113,7 @@ def test_the_lease_of_a_process_that_died_is_free_at_once(engine: Engine, state_
 
 
 def test_a_process_that_reuses_the_number_of_a_dead_one_holds_nothing(engine: Engine) -> None:
-    owner = leases.owner().rpartition("/")[0] + "/1"  # this number, started at boot
+    owner = processes.owner().rpartition("/")[0] + "/1"  # this number, started at boot
     held_elsewhere(engine, LIFE, owner)
     with lease(engine, "sync farm"):
         pass
@@ -156,6 +156,28 @@ def test_a_lease_that_was_lost_is_not_renewed(engine: Engine) -> None:
     before = row(engine).expires_at
     leases._renew(engine, "sync farm", 4, Once())
     assert row(engine).expires_at == before
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_that_is_set_frees_no_lease(
+    hours: int, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lease(engine, "sync farm"):
+        then = clock.now() + timedelta(hours=hours)
+        monkeypatch.setattr(clock, "now", lambda: then)
+        with pytest.raises(StoreBusy, match=f"process {os.getpid()}"), lease(engine, "sync farm"):
+            pass
+
+
+def test_a_holder_that_renews_no_more_holds_until_its_lease_lapses(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with lease(engine, "sync farm"):
+        then, later = clock.now() + LIFE, processes.monotonic() + LIFE.total_seconds() + 1
+        monkeypatch.setattr(clock, "now", lambda: then)
+        monkeypatch.setattr(processes, "monotonic", lambda: later)
+        with lease(engine, "sync farm") as fence:
+            assert fence == 2
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from sqlmodel import Session
 from worker.outbound import Claim, Tally
 from worker.state.deliveries import LEASE
 from worker.state.delivery_tables import Delivery, table_of
-from worker.state.leases import owner
+from worker.state.processes import holding
 
 _DELIVERIES = table_of(Delivery)
 
@@ -87,7 +87,7 @@ def take(session: Session, endpoint: str, event_id: str, now: datetime) -> Claim
         .values(
             state="in_flight",
             next_at=now + LEASE,
-            lease_token=f"{owner()}/{uuid4().hex}",
+            lease_token=f"{holding(LEASE)}/{uuid4().hex}",
             first_attempt_at=now,
         )
         .returning(*(_DELIVERIES.c[field.name] for field in fields(Claim)))

@@ -5,14 +5,14 @@ from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, exists, func, select, update
+from sqlalchemy import ColumnElement, bindparam, exists, func, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 from sqlmodel import Session
 
 from worker.outbound import Claim
 from worker.state.database import UtcTime
 from worker.state.delivery_tables import Delivery, table_of
-from worker.state.leases import is_dead
+from worker.state.processes import is_dead, left
 
 _DELIVERIES = table_of(Delivery)
 
@@ -67,8 +67,26 @@ def give_back(session: Session, tokens: Collection[str], now: datetime) -> None:
 
 def take_over(session: Session, now: datetime) -> None:
     """Make due again what dead processes of this host had in flight, though their leases run."""
-    leased = _DELIVERIES.c.lease_token
-    tokens = session.connection().execute(select(leased).where(leased.is_not(None)).distinct())
-    dead = [token for token in tokens.scalars() if is_dead(token.rpartition("/")[0])]
+    dead = [token for token in _leased(session) if is_dead(token)]
     if dead:
         give_back(session, dead, now)
+
+
+def keep_running(session: Session, now: datetime) -> None:
+    """Let the leases of this host's processes that still run lapse no sooner because somebody set
+    the clock: a delivery in flight is not claimed again."""
+    for token in _leased(session, _DELIVERIES.c.next_at <= now):
+        if remains := left(token):
+            session.connection().execute(
+                update(_DELIVERIES)
+                .where(_DELIVERIES.c.lease_token == token)
+                .values(next_at=now + remains)
+            )
+
+
+def _leased(session: Session, *which: ColumnElement[bool]) -> list[str]:
+    leased = _DELIVERIES.c.lease_token
+    found = session.connection().execute(
+        select(leased).where(leased.is_not(None), *which).distinct()
+    )
+    return list(found.scalars())

@@ -29,7 +29,7 @@ from worker.state.delivery_tables import (
     Replay,
     table_of,
 )
-from worker.state.leases import owner
+from worker.state.processes import holding
 
 LEASE = timedelta(seconds=45)  # longer than the sender's deadline
 
@@ -195,7 +195,7 @@ def claim(session: Session, endpoint: str, limit: int, now: datetime) -> list[Cl
         "at_most": limit,
         "now": now,
         "lease_ends": now + LEASE,
-        "token": f"{owner()}/{uuid4().hex}",
+        "token": f"{holding(LEASE)}/{uuid4().hex}",
     }
     claimed = session.connection().execute(CLAIM, values)
     return sorted((Claim(*row) for row in claimed), key=lambda claim: claim.position)
