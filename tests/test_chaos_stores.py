@@ -15,7 +15,10 @@ from killing import STOCKTAKE, Killer, started, wait_for
 from reckoning import check_deliveries, check_snapshot, check_store
 from weather import Weather, weather
 
+from worker import clock
+from worker.errors import StoreUnusable
 from worker.settings import load
+from worker.warehouse.store import opened
 
 pytestmark = pytest.mark.slow
 ROOMY = 48 * 2**20
@@ -119,6 +122,24 @@ def test_a_disk_that_is_full(tmp_path: Path, around: Weather) -> None:
             check_store(settings)  # the copy for analysts may be behind
         assert refused >= 3
         recovers(tmp_path, around)
+
+
+def test_a_disk_that_fills_up_while_a_commit_is_written(tmp_path: Path) -> None:
+    with mounted(tmp_path / "data") as data:
+        path, count = data / "store.duckdb", "select count(*) from notes"
+        with opened(path, clock.now()) as store:
+            store._connection.execute("create table notes (note varchar)")
+        free = os.statvfs(data).f_bavail * os.statvfs(data).f_frsize
+        (data / "ballast").write_bytes(bytes(free - 8_192))
+        with (
+            pytest.raises(StoreUnusable, match=r"No space left.*; nothing of this sync was kept$"),
+            opened(path, clock.now()) as store,
+            store.transaction(),
+        ):
+            store._connection.execute("insert into notes select repeat('x', 99) from range(1500)")
+        (data / "ballast").unlink()
+        with opened(path, clock.now()) as store:
+            assert store._connection.execute(count).fetchone() == (0,)
 
 
 def test_a_process_that_is_killed_while_it_writes_into_a_full_disk(

@@ -48,7 +48,8 @@ def connect(path: Path, now: datetime, patience_s: float = PATIENCE_S) -> duckdb
     connection = _patiently(path, patience_s)
     try:
         connection.execute("set TimeZone = 'UTC'")  # needs icu, which is loaded with the first use
-        _check(connection, path, now)
+        with faults_of(f"cannot write {path}"):
+            _check(connection, path, now)
     except BaseException:
         connection.close()
         raise
@@ -78,6 +79,19 @@ def to_disk(path: Path) -> None:
 
 def wal_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.wal")
+
+
+@contextmanager
+def faults_of(what: str, after: str = "") -> Iterator[None]:
+    """Tells faults of disk and memory as StoreUnusable: `what`, the reason, and what comes of it
+    `after` them. A disk that fills up while a commit is written makes a TransactionException."""
+    try:
+        yield
+    except (
+        *(duckdb.IOException, duckdb.OutOfMemoryException, duckdb.TransactionException),
+        *(duckdb.FatalException, OSError),
+    ) as error:
+        raise StoreUnusable(f"{what}: {_first_line(error)}{after}") from error
 
 
 def _patiently(path: Path, patience_s: float) -> duckdb.DuckDBPyConnection:
@@ -120,10 +134,8 @@ def migrate(path: Path, now: datetime, patience_s: float = PATIENCE_S) -> int:
         version = _version(connection)
         _refuse_newer(connection, path, version)
         if version < SCHEMA_VERSION:
-            try:
+            with faults_of(f"cannot migrate {path}"):
                 _bring_up(connection, version, now)
-            except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-                raise StoreUnusable(f"cannot migrate {path}: {_first_line(error)}") from error
         return version
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import duckdb
 import msgspec
 
-from worker.errors import StoreBusy, StoreUnusable
+from worker.errors import StoreBusy
 from worker.findings import Absence, Brief, Gathered, Harvest, Pair, Plan, Remembered
 from worker.models import Event, Install, Integration, Kind
 from worker.warehouse import connection, rows, sql
@@ -279,10 +279,8 @@ def opened(path: Path, now: datetime, patience_s: float = connection.PATIENCE_S)
     with connection.locked(path.parent, patience_s):
         handle = connection.connect(path, now, patience_s)
         try:
-            yield Store(handle, path.parent)
-        except (duckdb.IOException, duckdb.OutOfMemoryException, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise StoreUnusable(f"{path}: {reason}; nothing of this sync was kept") from error
+            with connection.faults_of(str(path), "; nothing of this sync was kept"):
+                yield Store(handle, path.parent)
         finally:
             handle.close()
 
