@@ -38,8 +38,9 @@ from worker.sandbox.receiver import Receiver
 from worker.sandbox.seeding import gestal_world
 from worker.settings import Settings, Source, load
 from worker.state import connect, connect_state, copying, leases, sources, transaction
-from worker.state.database import engine_at, snapshot, unfinished
+from worker.state.database import snapshot, unfinished
 from worker.state.delivery_tables import Delivery, EndpointRow
+from worker.state.engines import engine_at
 
 pytestmark = pytest.mark.slow
 

@@ -73,6 +73,22 @@ def test_everything_is_sent_at_its_interval(beat: Beat) -> None:
     assert beat.look() == []
 
 
+def test_it_sleeps_until_something_is_due(beat: Beat) -> None:
+    slept_until: list[timedelta] = []
+    for _ in range(30):
+        if wait_s := beat.scheduler.tick():
+            beat.now += timedelta(seconds=wait_s)
+            slept_until.append(beat.now - NOON)
+    assert slept_until[:6] == [
+        3 * SECOND,
+        5 * SECOND,
+        6 * SECOND,
+        9 * SECOND,
+        10 * SECOND,
+        12 * SECOND,
+    ]
+
+
 @pytest.mark.parametrize("again", [False, True], ids=["at work", "started again"])
 def test_nothing_waits_for_a_clock_that_was_set_back(beat: Beat, again: bool) -> None:
     beat.look()

@@ -72,6 +72,6 @@ def test_an_idle_daemon_is_small_sleeps_and_does_not_grow(
              "pss_mb": sum(each.pss for each in after.values()), "seconds": lasted}  # fmt: skip
     total["cpu_percent"] = 100 * sum(shares.values())
     record_property("all", {name: round(value, 1) for name, value in total.items()})
-    # What two processes share is there once: their shares of it add up to what the machine gives.
-    assert total["pss_mb"] <= MOST_MEMORY
+    assert total["rss_mb"] <= MOST_MEMORY
+    assert total["cpu_percent"] <= 100 * MOST_SHARE
     assert growth <= MOST_GROWTH

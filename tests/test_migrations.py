@@ -27,8 +27,9 @@ from worker.sandbox.gestal_world import GestalWorld
 from worker.sandbox.seeding import gestal_world
 from worker.settings import Settings, Source
 from worker.state import connect, connect_state, schema, transaction
-from worker.state.database import engine_at, unchecked
+from worker.state.database import unchecked
 from worker.state.delivery_tables import AttemptRow
+from worker.state.engines import engine_at
 
 pytestmark = pytest.mark.slow  # each makes stores of another schema
 

@@ -1,4 +1,4 @@
-"""Celery's scheduler, which keeps its pace when the clock is set back."""
+"""Celery's scheduler, which keeps its pace when the clock is set back and sleeps between ticks."""
 
 from typing import Any
 
@@ -21,3 +21,8 @@ class Scheduler(PersistentScheduler):
         if ahead:
             self._heap = None  # its times are of the old clock: it is made anew
         return float(super().tick(*args, **kwargs))
+
+    def adjust(self, n: float, drift: float = 0.0) -> float:
+        """Celery would wake 10 ms early and look 50 times whether it is time now, which is most of
+        what beat costs."""
+        return n + drift

@@ -16,7 +16,8 @@ from worker.errors import StoreBusy, StoreNewer, StoreUnusable
 from worker.locks import lock
 from worker.settings import Settings
 from worker.state import deliveries, leases, restoring, schema, transaction
-from worker.state.database import engine_at, snapshot, unchecked, unfinished
+from worker.state.database import snapshot, unchecked, unfinished
+from worker.state.engines import engine_at
 from worker.state.restoring import REASON, Standing
 from worker.webhooks import notice_id
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from sqlalchemy import Engine
 from worker import backup, clock, warehouse
 from worker.errors import StoreOlder
 from worker.settings import Settings
-from worker.state import connect_state, schema
+from worker.state import opened, schema
 from worker.state.database import snapshot, unchecked
 
 log = logging.getLogger(__name__)
@@ -64,15 +64,13 @@ def migrate(settings: Settings) -> Migrated:
 def brought_up(settings: Settings) -> Iterator[Engine]:
     """The state store, closed at the end; both stores are brought up first if it is an older one.
     The other store is not looked at for that: it may be busy, and who asks may not need it."""
-    try:
-        engine = connect_state(settings)
-    except StoreOlder:
-        migrate(settings)
-        engine = connect_state(settings)
-    try:
+    with ExitStack() as stack:
+        try:
+            engine = stack.enter_context(opened(settings))
+        except StoreOlder:
+            migrate(settings)
+            engine = stack.enter_context(opened(settings))
         yield engine
-    finally:
-        engine.dispose()
 
 
 def _found(settings: Settings, engine: Engine) -> Migrated:

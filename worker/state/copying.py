@@ -18,7 +18,8 @@ from sqlalchemy import (
 )
 from sqlmodel import SQLModel
 
-from worker.state.database import engine_at, snapshot
+from worker.state.database import snapshot
+from worker.state.engines import engine_at
 from worker.state.faults import told
 
 _BATCH: Final = 500

@@ -1,18 +1,18 @@
-"""Opens the state store (SQLite in WAL mode, or PostgreSQL by URL) and hands out sessions."""
+"""Opens the state store and hands out sessions."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import URL, Column, Connection, Engine, event, make_url
+from sqlalchemy import Column, Connection, Engine
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import SQLAlchemyError
-from sqlmodel import Session, create_engine
+from sqlmodel import Session
 
-from worker.errors import ConfigInvalid, StoreUnusable
+from worker.errors import StoreUnusable
 from worker.settings import Settings
-from worker.state import schema
+from worker.state import engines, schema
+from worker.state.engines import READS, engine_at
 from worker.state.faults import told
 from worker.state.types import UtcTime
 
@@ -20,7 +20,6 @@ __all__ = [
     "UtcTime",
     "connect",
     "connect_state",
-    "engine_at",
     "insert_new",
     "opened",
     "snapshot",
@@ -29,9 +28,6 @@ __all__ = [
     "unfinished",
     "upsert",
 ]
-
-_DRIVER: Final = "postgresql+psycopg"
-_READS: Final = "stocktake_reads"
 
 
 def connect(url: str) -> Engine:
@@ -42,16 +38,20 @@ def connect(url: str) -> Engine:
     """
     engine = engine_at(url)
     try:
-        with told(engine.url):
-            with snapshot(engine) as reading:
-                version = schema.check(reading)
-            if version == 0:
-                with engine.begin() as connection:
-                    schema.create(connection)
+        _check(engine)
     except BaseException:
         engine.dispose()
         raise
     return engine
+
+
+def _check(engine: Engine) -> None:
+    with told(engine.url):
+        with snapshot(engine) as reading:
+            version = schema.check(reading)
+        if version == 0:
+            with engine.begin() as connection:
+                schema.create(connection)
 
 
 def connect_state(settings: Settings) -> Engine:
@@ -64,11 +64,11 @@ def connect_state(settings: Settings) -> Engine:
 @contextmanager
 def opened(settings: Settings) -> Iterator[Engine]:
     """Like `connect_state`, with every connection closed at the end."""
-    engine = connect_state(settings)
-    try:
+    _check_finished(settings)
+    _make_private(settings)
+    with engines.lent(settings.state_url.get_secret_value()) as engine:
+        _check(engine)
         yield engine
-    finally:
-        engine.dispose()
 
 
 @contextmanager
@@ -91,20 +91,6 @@ def unfinished(settings: Settings) -> Path:
     return settings.private_dir / "restore.unfinished"
 
 
-def engine_at(url: str) -> Engine:
-    """An engine on the store at `url`, which is neither looked at nor made."""
-    try:
-        parsed = make_url(url)
-        if parsed.drivername == "postgresql":
-            parsed = parsed.set(drivername=_DRIVER)
-        if parsed.get_backend_name() == "sqlite":
-            return _sqlite(parsed)
-        return _postgresql(parsed)
-    except (ImportError, SQLAlchemyError, ValueError):
-        problem = f"expected sqlite:///FILE or {_DRIVER}://USER:PASSWORD@HOST/DATABASE"
-        raise ConfigInvalid("state_url", [problem]) from None  # the cause would quote the address
-
-
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Session]:
     """A session that commits at the end of the block, or leaves nothing."""
@@ -123,7 +109,7 @@ def snapshot(engine: Engine) -> Iterator[Connection]:
         if connection.dialect.name == "postgresql":
             reading = connection.execution_options(isolation_level="REPEATABLE READ")
         else:
-            reading = connection.execution_options(**{_READS: True})
+            reading = connection.execution_options(**{READS: True})
         with reading.begin():
             if reading.dialect.name == "postgresql":
                 # A backup copies the other store meanwhile. It locks nothing here.
@@ -172,43 +158,3 @@ def _make_private(settings: Settings) -> None:
             f"cannot use the state store in {settings.private_dir}: {error.strerror}; "
             "check data_dir, state_url and who owns them"
         ) from None
-
-
-def _sqlite(url: URL) -> Engine:
-    engine = create_engine(url, hide_parameters=True)  # errors do not quote values
-    event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # pysqlite's own transaction control would begin a deferred transaction, which fails with
-    # SQLITE_BUSY when it turns from reading to writing; we begin immediate instead.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("pragma busy_timeout = 30000")
-    cursor.execute("pragma journal_mode = wal")
-    cursor.execute("pragma synchronous = full")
-    cursor.execute("pragma foreign_keys = on")
-    cursor.close()
-
-
-def _begin(connection: Connection) -> None:
-    reads = connection.get_execution_options().get(_READS)
-    connection.exec_driver_sql("begin" if reads else "begin immediate")
-
-
-def _postgresql(url: URL) -> Engine:
-    # Without a time-out a host that is away would be waited for as long as the kernel likes.
-    patience = {} if "connect_timeout" in url.query else {"connect_timeout": 10}
-    # A connection is tried before it is used: a server that was restarted costs nothing.
-    engine = create_engine(url, pool_pre_ping=True, connect_args=patience, hide_parameters=True)
-    event.listen(engine, "connect", _prepare_postgresql)
-    return engine
-
-
-def _prepare_postgresql(connection: Any, _record: Any) -> None:
-    # A process that hangs, or whose host went away, must not keep its locks from all others.
-    connection.execute("set lock_timeout = '30s'")
-    connection.execute("set idle_in_transaction_session_timeout = '60s'")
-    connection.commit()
