@@ -4,8 +4,10 @@ the others, and each request once."""
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -197,6 +199,16 @@ def test_a_slow_source_keeps_no_other_that_becomes_due_meanwhile(
     assert [name for name, _ in synced.done] == ["farm", "barn"]
 
 
+def test_a_source_that_is_always_due_leaves_a_turn_to_the_other_tasks(
+    settings: Settings, engine: Engine, synced: Syncs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    minutes = count(step=60)
+    monkeypatch.setattr(due, "time", SimpleNamespace(monotonic=lambda: next(minutes)))
+    monkeypatch.setattr(due, "wanted", lambda *_: Wish("incremental"))
+    tick(settings)
+    assert 0 < len(synced.done) <= 6 * len(NAMES)
+
+
 def test_a_walk_gives_signs_of_life(
     settings: Settings, engine: Engine, synced: Syncs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -376,6 +388,14 @@ def test_who_asks_just_before_a_scheduled_sync_begins_is_served_by_it(
 
 class Death(BaseException):
     """Of the process."""
+
+
+def test_a_request_ends_once(settings: Settings, engine: Engine) -> None:
+    (id,) = requests.add(engine, [FARM], NOON)
+    requests.end(engine, id, Ended("ok", 0, ("run_1",)), NOON)
+    requests.end(engine, id, Ended("failed", 1, error="too late"), NOON + timedelta(hours=1))
+    (kept,) = requests.named(engine, [id])
+    assert (kept.outcome, kept.ended_at, kept.error) == ("ok", NOON, None)
 
 
 def test_a_process_that_dies_leaves_a_request_to_the_next(

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 SOURCES_AT_ONCE: Final = 4  # a slow source does not hold up the others
 _LOOK_S: Final = 1.0  # how often, while some are synced, to look whether others are due
 # Then the other tasks of the queue have their turn, even if some source is always due.
-_LONGEST_S: Final = 3600.0
+_LONGEST_S: Final = 300.0
 
 _migrated: set[Path] = set()  # stores that this process has looked at
 _relayed: dict[Path, tuple[int, ...]] = {}  # and how their files were when all was relayed

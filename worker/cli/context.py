@@ -8,18 +8,44 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
 from sqlalchemy import Engine
+from typer.core import TyperGroup
 
 from worker import __version__
 from worker.logs import configure
 from worker.settings import Settings, environment, find, load
 from worker.state import opened
 
+# As `stocktake --help` shows them: by what one wants to do, in the order in which one comes to it.
+COMMANDS: Final = {
+    "Begin": ("demo", "init", "check", "sandbox"),
+    "Run": ("up", "sync", "deliver", "metrics"),
+    "See": ("status", "runs", "events", "deliveries", "endpoints", "holds", "query"),
+    "Decide": ("approve", "reject", "pause", "resume", "replay"),
+    "Keep": ("publish", "prune", "backup", "restore", "migrate"),
+}
+
+
+class _Commands(TyperGroup):
+    """The commands under their headings."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for names in COMMANDS.values() for name in names]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command: Any = super().get_command(ctx, cmd_name)
+        for heading, names in COMMANDS.items():
+            if cmd_name in names:
+                command.rich_help_panel = heading
+        return command
+
+
 app = typer.Typer(
     name="stocktake",
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -94,8 +94,10 @@ def begin(engine: Engine, source: str, now: datetime) -> Sequence[RequestRow]:
 
 
 def end(engine: Engine, request_id: str, ended: Ended, now: datetime) -> None:
-    """Keeps how a request ended."""
-    query = update(_REQUESTS).where(_REQUESTS.c.request_id == request_id)
+    """Keeps how a request ended; who comes second changes nothing."""
+    query = update(_REQUESTS).where(
+        _REQUESTS.c.request_id == request_id, _REQUESTS.c.ended_at.is_(None)
+    )
     with transaction(engine) as session:
         session.connection().execute(
             query.values(
