@@ -22,7 +22,7 @@ from terminals import Said, Terminal, logging_as_before, narrowed
 from typer.main import get_command
 
 from worker import __version__
-from worker.cli import app, main, output
+from worker.cli import loaded, main, output
 from worker.cli.context import COMMANDS
 from worker.playground import Playground, playground
 from worker.sandbox.faults import Fault
@@ -130,7 +130,7 @@ def test_the_version_and_the_help_need_no_configuration(tmp_path: Path) -> None:
 
 def test_every_command_has_its_place_in_the_help(tmp_path: Path) -> None:
     names = [name for names in COMMANDS.values() for name in names]
-    assert sorted(names) == sorted(get_command(app).commands)  # type: ignore[attr-defined]
+    assert sorted(names) == sorted(get_command(loaded()).commands)  # type: ignore[attr-defined]
     shown = Terminal(tmp_path)("--help").out
     places = [shown.index(f"─ {name} ─") for name in COMMANDS]
     assert places == sorted(places)

@@ -12,7 +12,7 @@ from rich.text import Text
 from typer.main import get_command
 
 from worker import warehouse
-from worker.cli import app
+from worker.cli import loaded
 from worker.settings import EVENT_TYPES, NOTICE_TYPES, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -83,13 +83,13 @@ def missing(names: Iterable[str], title: str) -> list[str]:
 
 
 def test_every_command_is_in_the_readme() -> None:
-    known = list(commands(get_command(app)))
+    known = list(commands(get_command(loaded())))
     assert "runs show" in known
     assert missing(known, "Commands") == []
 
 
 def test_the_readme_names_no_command_that_is_not_there() -> None:
-    known = set(commands(get_command(app)))
+    known = set(commands(get_command(loaded())))
     rows = re.findall(r"^\| (`.*?`) \|", section("Commands"), re.MULTILINE)
     listed = {span.split()[0] for row in rows for span in code(row)}
     called = set(re.findall(r"(?:^|[ /`])stocktake ([a-z]+)", README, re.MULTILINE))
@@ -100,7 +100,7 @@ def test_the_readme_names_no_command_that_is_not_there() -> None:
 
 def test_help_says_all_that_was_written() -> None:
     """Rich takes [words] for markup, and leaves them out."""
-    said = list(helps(get_command(app)))
+    said = list(helps(get_command(loaded())))
     assert said
     assert [text for text in said if Text.from_markup(text).plain != text] == []
 

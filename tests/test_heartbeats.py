@@ -121,6 +121,13 @@ path.write_text('[[sources]]\\nname="a"\\ndialect="aeontel"\\nbase_url="https://
 os.environ["STOCKTAKE_CONFIG"] = str(path)
 import worker.app, worker.beat
 """
+STATUS = """
+from worker.cli import main
+try:
+    main(["-c", {folder!r} + "/none.toml", "status", "--live"])
+except SystemExit as end:
+    assert end.code == 2
+"""
 
 
 @pytest.mark.slow
@@ -129,8 +136,9 @@ import worker.app, worker.beat
     [
         (DELIVER, ["duckdb", "worker.client", "worker.warehouse", "worker.sync", "celery"]),
         (BEAT, ["duckdb", "httpx", "httpcore", "rich", "typer", "sqlalchemy", "worker.state"]),
+        (STATUS, ["celery", "httpx", "redis", "worker.client", "worker.demo", "worker.sync"]),
     ],
-    ids=["deliver", "beat"],
+    ids=["deliver", "beat", "status"],
 )
 def test_a_process_loads_only_what_it_needs(
     work: str, unwanted: list[str], tmp_path: object

@@ -1,7 +1,7 @@
 """What a sync found out, and what was decided about it: the values between walk and commit."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ from worker.models import (
 )
 
 Known = Install | Integration
+Progress = Callable[[str, int, int | None], None]  # scope, rows seen, total
 _VERBS: Final = ("created", "upgraded", "updated", "deleted", "restored", "purged")
 
 

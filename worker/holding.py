@@ -6,11 +6,10 @@ from sqlalchemy import Engine
 
 from worker import clock
 from worker.errors import RetryLater
-from worker.findings import Run
+from worker.findings import Progress, Run
 from worker.settings import Settings
 from worker.state import holds
 from worker.sync import Wish, sync
-from worker.walking import Progress
 
 
 def approve(

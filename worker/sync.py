@@ -19,7 +19,7 @@ from worker import aftermath, clock, dialects, planning, publishing, warehouse
 from worker.admission import check_allowed, client_of
 from worker.changes import Reading
 from worker.client import Client
-from worker.findings import Brief, Harvest, Known, Limits, Pair, Plan, Run
+from worker.findings import Brief, Harvest, Known, Limits, Pair, Plan, Progress, Run
 from worker.harvest import Field, Reaped
 from worker.knowledge import Knowledge
 from worker.models import Mode, Outcome
@@ -27,7 +27,7 @@ from worker.outcomes import joined, run_of
 from worker.planning import Policy
 from worker.settings import Settings, Source
 from worker.state import holds, leases, walks
-from worker.walking import Guide, Observed, Progress, integration_of
+from worker.walking import Guide, Observed, integration_of
 from worker.warehouse import Store
 
 log = logging.getLogger(__name__)

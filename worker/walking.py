@@ -9,13 +9,12 @@ from functools import partial
 from worker.client import Call, Client
 from worker.dialects import Dialect
 from worker.dialects.rows import digest
+from worker.findings import Progress
 from worker.models import INTEGRATIONS, Ask, Kind, One, Page, Row, Walked
 from worker.payloads import decoded, encoded, redacted
 from worker.settings import Source
 from worker.spool import Spool
 from worker.walk import Steps
-
-Progress = Callable[[str, int, int | None], None]  # scope, rows seen, total
 
 
 class Observed:

@@ -1,38 +1,14 @@
 """The command line: `stocktake`. Arguments in, shell called, tables or JSON out."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from importlib import import_module
 from threading import Event
 
-from worker.cli import (
-    deciding,
-    delivering,
-    endpoints,
-    following,
-    keeping,
-    looking,
-    running,
-    serving,
-    syncing,
-    trying,
-)
-from worker.cli.context import app
-from worker.errors import StocktakeError
+from typer import Typer
 
-__all__ = [
-    "app",
-    "deciding",
-    "delivering",
-    "endpoints",
-    "following",
-    "keeping",
-    "looking",
-    "main",
-    "running",
-    "serving",
-    "syncing",
-    "trying",
-]
+from worker.cli.context import COMMANDS, app
+from worker.errors import StocktakeError
 
 
 def main(arguments: Sequence[str] | None = None, stop: Event | None = None) -> None:
@@ -42,7 +18,21 @@ def main(arguments: Sequence[str] | None = None, stop: Event | None = None) -> N
     steps, as a signal does.
     """
     try:
-        app(arguments, obj=stop)
+        loaded(sys.argv[1:] if arguments is None else arguments)(arguments, obj=stop)
     except StocktakeError as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(error.exit_code) from None
+
+
+def loaded(words: Collection[str] = ()) -> Typer:
+    """The application with the commands that are named among `words`, or with all of them.
+
+    All take twice as long to import as `status`, which health checks call all the time.
+    """
+    modules = {name: module for names in COMMANDS.values() for name, module in names.items()}
+    named = {modules[word] for word in words if word in modules}
+    if not named or {"-h", "--help"}.intersection(words):
+        named = set(modules.values())
+    for module in sorted(named):
+        import_module(f"worker.cli.{module}")
+    return app

@@ -12,13 +12,12 @@ from worker.admission import obstacle
 from worker.cli import output
 from worker.cli.waking import wake_syncs
 from worker.errors import Refused, Stopped
-from worker.findings import Run
+from worker.findings import Progress, Run
 from worker.health import duration, is_live
 from worker.models import Mode
 from worker.settings import Settings
 from worker.state import heartbeats, requests, runs, sources, walks
 from worker.state.requests import Asked, RequestRow
-from worker.state.walks import Progress
 
 _POLL_S: Final = 0.5
 

@@ -19,21 +19,40 @@ from worker.logs import configure
 from worker.settings import Settings, environment, find, load
 from worker.state import opened
 
-# As `stocktake --help` shows them: by what one wants to do, in the order in which one comes to it.
+# As `stocktake --help` shows them: by what one wants to do, in the order in which one comes to it;
+# each with the module that has it.
 COMMANDS: Final = {
-    "Begin": ("demo", "init", "check", "sandbox"),
-    "Run": ("up", "sync", "deliver", "metrics"),
-    "See": ("status", "runs", "events", "deliveries", "endpoints", "holds", "query"),
-    "Decide": ("approve", "reject", "pause", "resume", "replay"),
-    "Keep": ("publish", "prune", "backup", "restore", "migrate"),
+    "Begin": {"demo": "trying", "init": "trying", "check": "trying", "sandbox": "trying"},
+    "Run": {"up": "running", "sync": "syncing", "deliver": "syncing", "metrics": "serving"},
+    "See": {
+        "status": "looking",
+        "runs": "looking",
+        "events": "following",
+        "deliveries": "delivering",
+        "endpoints": "endpoints",
+        "holds": "deciding",
+        "query": "looking",
+    },
+    "Decide": {
+        **dict.fromkeys(("approve", "reject", "pause", "resume"), "deciding"),
+        "replay": "delivering",
+    },
+    "Keep": {
+        **dict.fromkeys(("publish", "prune"), "syncing"),
+        **dict.fromkeys(("backup", "restore", "migrate"), "keeping"),
+    },
 }
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Source = Annotated[str | None, typer.Option(help="Only this source.")]
+Limit = Annotated[int, typer.Option(min=1, help="At most so many, the newest.")]
 
 
 class _Commands(TyperGroup):
     """The commands under their headings."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for names in COMMANDS.values() for name in names]
+        return [name for names in COMMANDS.values() for name in names if name in self.commands]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command: Any = super().get_command(ctx, cmd_name)

@@ -6,8 +6,7 @@ import typer
 
 from worker import holding
 from worker.cli import output
-from worker.cli.context import app, settings, state, stopping
-from worker.cli.syncing import Json
+from worker.cli.context import Json, app, settings, state, stopping
 from worker.outcomes import exit_code
 from worker.state import holds as kept_holds
 from worker.state import sources

@@ -10,9 +10,8 @@ import typer
 from worker import clock
 from worker import replay as replaying
 from worker.cli import output
-from worker.cli.context import app, settings, state, stopping
+from worker.cli.context import Json, app, settings, state, stopping
 from worker.cli.legible import legible, pretty
-from worker.cli.syncing import Json
 from worker.cli.waking import wake_deliverer
 from worker.errors import ConfigInvalid
 from worker.replay import Replayed, Wish

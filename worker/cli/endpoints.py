@@ -10,10 +10,9 @@ from sqlalchemy import Engine
 
 from worker import clock, receivers, relay
 from worker.cli import output
-from worker.cli.context import app, settings, state
+from worker.cli.context import Json, app, settings, state
 from worker.cli.delivering import came_back
 from worker.cli.legible import legible
-from worker.cli.syncing import Json
 from worker.cli.waking import wake_deliverer
 from worker.errors import StoreBusy, StoreUnusable
 from worker.receivers import Standing

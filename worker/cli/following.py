@@ -8,9 +8,7 @@ import typer
 
 from worker import clock, schemas, warehouse
 from worker.cli import output
-from worker.cli.context import app, settings, stopping
-from worker.cli.looking import Limit, Source
-from worker.cli.syncing import Json
+from worker.cli.context import Json, Limit, Source, app, settings, stopping
 from worker.errors import ConfigInvalid
 from worker.settings import EVENT_TYPES, Settings
 from worker.settings.timing import parse_moment

@@ -10,8 +10,7 @@ from worker import backup as backups
 from worker import restore as restoring
 from worker import upkeep
 from worker.cli import output
-from worker.cli.context import app, settings, state
-from worker.cli.syncing import Json
+from worker.cli.context import Json, app, settings, state
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`check`, `status`, `runs`, `query`: what there is to see."""
+"""`status`, `runs`, `query`: what there is to see."""
 
 import csv
 import sys
@@ -6,35 +6,12 @@ from typing import Annotated
 
 import typer
 
-from worker import checking, health, warehouse
+from worker import health, warehouse
 from worker.cli import output
-from worker.cli.context import app, settings, state, stopping
-from worker.cli.syncing import Json
+from worker.cli.context import Json, Limit, Source, app, settings, state
 from worker.errors import ConfigInvalid
 from worker.state import runs as kept_runs
 from worker.state.tables import document
-
-Source = Annotated[str | None, typer.Option(help="Only this source.")]
-Limit = Annotated[int, typer.Option(min=1, help="At most so many, the newest.")]
-
-
-@app.command()
-def check(
-    json: Json = False,
-    send_test: Annotated[
-        bool, typer.Option("--send-test", help="Send webhook.test to every endpoint.")
-    ] = False,
-) -> None:
-    """Try the configuration, the stores, the broker, every source and every endpoint."""
-    loaded = settings()
-    with state(loaded) as engine, stopping() as stop:
-        checks = checking.check(loaded, engine, stop, send_test=send_test)
-    if json:
-        output.emit({"checks": checks})
-    else:
-        rows = [(each.what, each.level, each.detail) for each in checks]
-        output.table(("what", "result", "detail"), rows)
-    raise typer.Exit(checking.exit_code(checks))
 
 
 @app.command()

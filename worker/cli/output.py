@@ -12,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from worker.findings import Progress as Report
 from worker.findings import Run
 from worker.settings import environment
 from worker.state.tables import RunRow
-from worker.walking import Progress as Report
 
 _UNBROKEN: Final = 10_000
 # Columns that give way where there is too little room. These take several lines …

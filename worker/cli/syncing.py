@@ -10,10 +10,10 @@ from sqlalchemy import Engine
 from worker import clock, publishing
 from worker.backlog import deliver_now
 from worker.cli import asking, output
-from worker.cli.context import app, settings, state, stopping
+from worker.cli.context import Json, app, settings, state, stopping
 from worker.dialects import named
 from worker.errors import ConfigInvalid, StocktakeError
-from worker.findings import Plan
+from worker.findings import Plan, Progress
 from worker.models import INSTALLS, Mode, installs_of
 from worker.outcomes import exit_code, never_begun
 from worker.prune import prune as prune_old
@@ -23,9 +23,6 @@ from worker.state.requests import Asked
 from worker.sync import Synced, Wish
 from worker.sync import sync as sync_source
 from worker.upkeep import brought_up, migrate
-from worker.walking import Progress
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command()

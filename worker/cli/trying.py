@@ -1,13 +1,14 @@
-"""`demo`, `sandbox`, `init`: what there is for a newcomer."""
+"""`demo`, `init`, `check`, `sandbox`: what there is for a newcomer."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from worker import checking
 from worker import demo as story
 from worker.cli import output
-from worker.cli.context import app, stopping
+from worker.cli.context import Json, app, settings, state, stopping
 from worker.errors import ConfigInvalid
 from worker.logs import configure
 from worker.playground import playground
@@ -27,6 +28,25 @@ def init(
     except OSError as error:
         raise ConfigInvalid(str(file), [f"cannot be written: {error.strerror}"]) from None
     output.say(f"wrote {file}; edit it, then `stocktake check`")
+
+
+@app.command()
+def check(
+    json: Json = False,
+    send_test: Annotated[
+        bool, typer.Option("--send-test", help="Send webhook.test to every endpoint.")
+    ] = False,
+) -> None:
+    """Try the configuration, the stores, the broker, every source and every endpoint."""
+    loaded = settings()
+    with state(loaded) as engine, stopping() as stop:
+        checks = checking.check(loaded, engine, stop, send_test=send_test)
+    if json:
+        output.emit({"checks": checks})
+    else:
+        rows = [(each.what, each.level, each.detail) for each in checks]
+        output.table(("what", "result", "detail"), rows)
+    raise typer.Exit(checking.exit_code(checks))
 
 
 @app.command()

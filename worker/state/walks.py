@@ -1,7 +1,7 @@
 """Walks that are under way: how far each has come, for those who look on."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Final
@@ -11,11 +11,10 @@ from sqlmodel import Field, SQLModel, col, delete, select
 
 from worker import clock
 from worker.errors import StocktakeError
+from worker.findings import Progress
 from worker.state.database import transaction, upsert
 from worker.state.delivery_tables import table_of
 from worker.state.types import UtcTime
-
-Progress = Callable[[str, int, int | None], None]  # scope, rows seen, total
 
 _EVERY_S: Final = 1.0
 _KEPT: Final = 50  # listings: a source can have thousands
