@@ -165,8 +165,13 @@ def test_a_clock_that_is_set_frees_no_lease(
     with lease(engine, "sync farm"):
         then = clock.now() + timedelta(hours=hours)
         monkeypatch.setattr(clock, "now", lambda: then)
-        with pytest.raises(StoreBusy, match=f"process {os.getpid()}"), lease(engine, "sync farm"):
+        with (
+            pytest.raises(StoreBusy, match=f"process {os.getpid()}") as caught,
+            lease(engine, "sync farm"),
+        ):
             pass
+        assert caught.value.wait_s
+        assert caught.value.wait_s > LIFE.total_seconds() / 2
 
 
 def test_a_holder_that_renews_no_more_holds_until_its_lease_lapses(

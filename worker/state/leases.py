@@ -51,7 +51,7 @@ def holders(session: Session, now: datetime) -> list[tuple[str, str]]:
     return [
         (name, shown(owner))
         for name, owner, expires_at in session.exec(query)
-        if owner and expires_at and _is_held(owner, expires_at, now)
+        if owner and _remains(owner, expires_at, now)
     ]
 
 
@@ -60,19 +60,22 @@ def fences(session: Session) -> dict[str, int]:
     return {row.name: row.fence for row in session.exec(select(LeaseRow))}
 
 
-def _is_held(owner: str, expires_at: datetime, now: datetime) -> bool:
+def _remains(owner: str | None, expires_at: datetime | None, now: datetime) -> timedelta:
+    """How long somebody holds a lease still; nothing if it is free."""
+    if owner is None or expires_at is None:
+        return timedelta()
     # Somebody may have set the clock meanwhile; of processes of this host there is a better one.
-    return not is_dead(owner) and (expires_at > now or bool(left(owner)))
+    return timedelta() if is_dead(owner) else max(timedelta(), expires_at - now, left(owner))
 
 
 def _take(engine: Engine, name: str, floor: int, now: datetime) -> int:
     with transaction(engine) as session:
         insert_new(session, _NAME, [{"name": name, "fence": 0}])
         row = session.get_one(LeaseRow, name, with_for_update=True)
-        if row.owner and row.expires_at and _is_held(row.owner, row.expires_at, now):
+        if row.owner and (remains := _remains(row.owner, row.expires_at, now)):
             raise StoreBusy(
                 f"{name} is under way in {shown(row.owner)}; try again later",
-                (row.expires_at - now).total_seconds(),
+                remains.total_seconds(),
             )
         row.owner, row.expires_at = holding(LIFE), now + LIFE
         row.fence = max(row.fence, floor) + 1
