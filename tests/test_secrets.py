@@ -171,10 +171,11 @@ def test_a_leak_is_found_wherever_it_is(tmp_path: Path) -> None:
     token = PLANTED["token of a source"]
     (tmp_path / "a.log").write_text(f"x{token}x")
     (tmp_path / "b.log").write_bytes(b64encode(f"me@example.com:{token}".encode()))
-    with closing(connect(f"sqlite:///{tmp_path}/c.db").raw_connection()) as state:
-        state.cursor().execute("create table t (v blob)")
-        state.cursor().execute("insert into t values (?)", (token.encode(),))
-        state.commit()  # type: ignore[no-untyped-call]
+    engine = connect(f"sqlite:///{tmp_path}/c.db")
+    with engine.begin() as state:
+        state.exec_driver_sql("create table t (v blob)")
+        state.exec_driver_sql("insert into t values (?)", (token.encode(),))
+    engine.dispose()
     with duckdb.connect(str(tmp_path / "d.duckdb")) as store:
         store.execute("create table t as select {'deep': [?]}::json as v from range(5000)", [token])
     leaks = Leaks({"token": token, "other": PLANTED["password of a source"]})
