@@ -6,7 +6,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Literal
+from unittest.mock import patch
 
 import msgspec
 from examples import Crash
@@ -17,7 +19,7 @@ from worker import aftermath, clock
 from worker.deliver import deliver
 from worker.outbound import Answer
 from worker.settings import Settings, Source
-from worker.state import connect_state
+from worker.state import connect_state, processes
 from worker.warehouse import Store
 
 Manner = Literal["takes it", "refuses", "dies before", "dies after"]
@@ -47,7 +49,7 @@ class Outpost:
     def deliver(self, manner: Manner = "takes it") -> None:
         """Sends what is due, an hour later than before: every lease and every retry is due."""
         self.waited += timedelta(hours=1)
-        with suppress(Crash):
+        with suppress(Crash), patch.object(processes, "monotonic", self._elapsed):
             deliver(
                 self.engine,
                 self.settings.endpoints,
@@ -56,6 +58,9 @@ class Outpost:
                 jitter=float,
                 make_sender=lambda endpoint: Post(self, manner),  # type: ignore[arg-type,return-value]
             )
+
+    def _elapsed(self) -> float:
+        return monotonic() + self.waited.total_seconds()
 
     def states(self) -> set[str]:
         """The states that deliveries are in."""
