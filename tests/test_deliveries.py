@@ -10,7 +10,7 @@ from sqlalchemy import event, text
 from statestores import HANG_S
 
 from worker.outbound import Answer, Attempt, Draft, Health, Settled
-from worker.state import deliveries
+from worker.state import deliveries, processes
 from worker.state.database import connect, transaction
 from worker.state.delivery_tables import Notice
 
@@ -173,12 +173,14 @@ def test_a_finished_delivery_shows_what_came_of_it(engine):
     assert (second["status"], second["seconds"]) == (200, 0.25)
 
 
-def test_in_flight_counts_live_leases_only(engine):
+def test_in_flight_counts_live_leases_only(engine, monkeypatch):
     add(engine, draft("evt_1"), draft("evt_2"))
     finish(engine, claim(engine, limit=1)[0], AGAIN)
     claim(engine, limit=1)
     with transaction(engine) as session:
         assert deliveries.in_flight(session, NOON) == {"crm": 1}
+        later = processes.monotonic() + deliveries.LEASE.total_seconds()
+        monkeypatch.setattr(processes, "monotonic", lambda: later)
         assert deliveries.in_flight(session, NOON + deliveries.LEASE) == {}
 
 

@@ -20,7 +20,7 @@ from worker.posting import Post
 from worker.sender import Sender
 from worker.settings import Endpoint, Settings
 from worker.state import deliveries, opened, tallies
-from worker.state.claims import give_back, keep_running, take_over
+from worker.state.claims import give_back, take_over
 from worker.state.database import transaction
 from worker.state.heartbeats import Pulse
 
@@ -240,7 +240,6 @@ class _Desk:
         relay.announce_in(session, others, notice_id, webhooks.DISABLED, None, facts, now)
 
     def _claim(self, session: Session, healths: Mapping[str, Health], now: datetime) -> list[Claim]:
-        keep_running(session, now)
         in_flight = deliveries.in_flight(session, now)
         claims: list[Claim] = []
         for name, health in healths.items():

@@ -19,7 +19,7 @@ from sqlalchemy import (
 from sqlmodel import Session
 
 from worker.outbound import Attempt, Claim, Draft, Health, Settled
-from worker.state.claims import CLAIM
+from worker.state.claims import CLAIM, keep_running
 from worker.state.database import insert_new
 from worker.state.delivery_tables import (
     AttemptRow,
@@ -168,13 +168,17 @@ def _delivery_id(endpoint: str, event_id: str, replay_id: str) -> str:
 
 
 def in_flight(session: Session, now: datetime) -> dict[str, int]:
-    """How many deliveries each endpoint has in flight, lapsed leases not counted."""
-    query = (
-        select(_DELIVERIES.c.endpoint, func.count())
-        .where(_DELIVERIES.c.lease_token.is_not(None), _DELIVERIES.c.next_at > now)
-        .group_by(_DELIVERIES.c.endpoint)
+    """How many deliveries each endpoint has in flight, lapsed leases not counted; those that lapsed
+    only because somebody set the clock go on."""
+    leased, ends = _DELIVERIES.c.lease_token.is_not(None), _DELIVERIES.c.next_at
+    query = select(_DELIVERIES.c.endpoint, func.count(), func.min(ends)).group_by(
+        _DELIVERIES.c.endpoint
     )
-    return {endpoint: count for endpoint, count in session.connection().execute(query)}
+    found = session.connection().execute(query.where(leased)).all()
+    if any(first_end <= now for _, _, first_end in found):
+        keep_running(session, now)
+        found = session.connection().execute(query.where(leased, ends > now)).all()
+    return {endpoint: count for endpoint, count, _ in found}
 
 
 def attempts_since(session: Session, endpoint: str, since: datetime) -> int:
