@@ -4,7 +4,7 @@ import threading
 from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
-from time import monotonic, sleep
+from time import monotonic
 
 import pytest
 from receivers import NOON, SECRET, STORE, endpoint, event, receiving, replying
@@ -267,17 +267,19 @@ def test_a_clock_that_is_set_makes_nothing_due_that_is_in_flight(jump, engine, o
     receiver = open_receiver()
     crm = endpoint(url=receiver.url)
     due(engine, [crm], event(1))
-    jumping, second = Time(), []
+    jumping, second, turn = Time(), [], threading.Event()
 
     def jumps(handler, received):
         if len(receiver.received) == 1:
             jumping.now += jump
             second.append(send(engine, [crm], now=NOON + jump))
-            sleep(0.3)  # a turn of the first
+            for _ in range(2):  # a whole turn of the first
+                turn.clear()
+                assert turn.wait(HANG_S)
         replying(204)(handler, received)
 
     receiver.reply = jumps
-    assert send(engine, [crm], time=jumping) == Delivered(1, 0, 0, 0)
+    assert send(engine, [crm], time=jumping, on_turn=turn.set) == Delivered(1, 0, 0, 0)
     assert second == [Delivered(0, 0, 0, 1)]
     assert sent(receiver) == ["evt_1"]
 

@@ -1,11 +1,14 @@
 """How engines are lent: one for all of a process, and nothing open once nobody uses it."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from sqlalchemy import Engine, event, text
 
 from worker.errors import ConfigInvalid
+from worker.state import engines
 from worker.state.engines import lent
 
 
@@ -55,6 +58,20 @@ def test_one_that_is_used_is_not_taken_away_by_one_who_ends(tmp_path: Path) -> N
         assert len(made) == 1
         with lent(url_of(tmp_path)) as same:
             assert same is engine
+
+
+def test_one_who_opens_a_new_file_waits_for_who_makes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of several processes at their first start; SQLite itself does not wait there."""
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as other:
+        other.execute("create table made (id)")
+        other.execute("begin immediate")
+        waited: list[float] = []
+        monkeypatch.setattr(engines, "sleep", lambda s: (waited.append(s), other.rollback()))
+        with lent(url_of(tmp_path)) as engine, engine.connect() as connection:
+            assert connection.execute(text("pragma journal_mode")).scalar_one() == "wal"
+        assert len(waited) == 1
 
 
 def test_an_address_that_is_none_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ COMMANDS: Final = {
         **dict.fromkeys(("backup", "restore", "migrate"), "keeping"),
     },
 }
+_HEADINGS: Final = {name: heading for heading, names in COMMANDS.items() for name in names}
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Source = Annotated[str | None, typer.Option(help="Only this source.")]
@@ -52,13 +53,12 @@ class _Commands(TyperGroup):
     """The commands under their headings."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [name for names in COMMANDS.values() for name in names if name in self.commands]
+        return [name for name in _HEADINGS if name in self.commands]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command: Any = super().get_command(ctx, cmd_name)
-        for heading, names in COMMANDS.items():
-            if cmd_name in names:
-                command.rich_help_panel = heading
+        if command:
+            command.rich_help_panel = _HEADINGS[cmd_name]
         return command
 
 

@@ -1,9 +1,11 @@
 """The engines on the state store: SQLite in WAL mode, or PostgreSQL by URL."""
 
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
+from time import monotonic, sleep
 from typing import Any, Final
 
 from sqlalchemy import URL, Connection, Engine, event, make_url
@@ -13,6 +15,8 @@ from sqlmodel import create_engine
 from worker.errors import ConfigInvalid
 
 READS: Final = "stocktake_reads"  # the execution option of a connection that only reads
+_PATIENCE_S: Final = 30  # with another process that writes
+_POLL_S: Final = 0.01
 _DRIVER: Final = "postgresql+psycopg"
 
 
@@ -75,11 +79,26 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     # SQLITE_BUSY when it turns from reading to writing; we begin immediate instead.
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute("pragma busy_timeout = 30000")
-    cursor.execute("pragma journal_mode = wal")
+    cursor.execute(f"pragma busy_timeout = {_PATIENCE_S * 1000}")
+    _to_wal(cursor)
     cursor.execute("pragma synchronous = full")
     cursor.execute("pragma foreign_keys = on")
     cursor.close()
+
+
+def _to_wal(cursor: sqlite3.Cursor) -> None:
+    # While another connection writes to a file that is not in this mode yet, as where several open
+    # a new one, SQLite says at once that it is busy, whatever its time-out (sqlite3_busy_handler).
+    ends_s = monotonic() + _PATIENCE_S
+    while True:
+        try:
+            cursor.execute("pragma journal_mode = wal")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or monotonic() > ends_s:
+                raise
+            sleep(_POLL_S)
+        else:
+            return
 
 
 def _begin(connection: Connection) -> None:

@@ -1,7 +1,5 @@
 """Heartbeats: when each worker of the daemon was last known to work."""
 
-import os
-import socket
 import time
 from contextlib import suppress
 from datetime import datetime
@@ -15,6 +13,7 @@ from worker import clock
 from worker.errors import StocktakeError
 from worker.state.database import transaction, upsert
 from worker.state.delivery_tables import table_of
+from worker.state.processes import owner, shown
 from worker.state.types import UtcTime
 
 _RENEWED_S: Final = 5.0
@@ -35,9 +34,9 @@ _WORKER: Final = table_of(HeartbeatRow).c.worker
 
 def beat(engine: Engine, worker: str, now: datetime) -> None:
     """Keeps that this process works for the queue `worker`."""
-    owner = f"process {os.getpid()} on {socket.gethostname()}"
+    row = {"worker": worker, "owner": shown(owner()), "beat_at": now}
     with transaction(engine) as session:
-        upsert(session, _WORKER, [{"worker": worker, "owner": owner, "beat_at": now}])
+        upsert(session, _WORKER, [row])
 
 
 def every(engine: Engine) -> dict[str, HeartbeatRow]:
